@@ -1,0 +1,141 @@
+"""RunConfig: everything that a run can be told, as one tree. Job files build it in Python; YAML and the command line load into it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LossName = Literal["unconstrained", "dc", "bc"]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class ModelConfig(Settings):
+    """The base model, a Hugging Face directory with safetensors."""
+
+    path: Path = Field(description="directory of the base model")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations, in training and in sampling")
+
+
+class TaskConfig(Settings):
+    """Which questions, and where they come from."""
+
+    name: Literal["gsm8k", "arithmetic"] = Field(description="how questions are read, asked and checked")
+    train_file: Path | None = Field(None, description="gsm8k: the training questions, JSON lines")
+    test_file: Path | None = Field(None, description="gsm8k: the held-out questions, JSON lines")
+    difficulty: Annotated[int, Field(ge=1, le=6)] = Field(2, description="arithmetic: events of a story, less one")
+    held_out_split: Literal["test", "validation"] = Field(
+        "test", description="arithmetic: evaluate on test, or on validation while choosing settings"
+    )
+    train_questions: Positive | None = Field(None, description="use this many training questions; arithmetic makes 2000 unless told")
+    test_questions: Positive | None = Field(None, description="use this many held-out questions; arithmetic makes 500 unless told")
+    references: Positive | None = Field(
+        None, description="keep the reference chain of only the first N training questions, as where answers are cheap and chains dear"
+    )
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> "TaskConfig":
+        if self.name == "gsm8k" and (self.train_file is None or self.test_file is None):
+            raise ValueError("task gsm8k needs train_file and test_file")
+        return self
+
+
+class TrainingConfig(Settings):
+    """What VFT and alignment share."""
+
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(2e-5, description="peak, reached after the warm-up, then a cosine to 0")
+    epochs: Positive = Field(3, description="passes over the questions")
+    questions_per_step: Positive = Field(128, description="global batch: questions per optimizer step, over all workers")
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.03, description="share of all steps in which the rate rises")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    gradient_clipping: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the global gradient; 0: none")
+    max_tokens: Positive = Field(1024, description="a prompt with one chain that is longer is left out, and counted")
+    tokens_per_micro_batch: Positive = Field(8192, description="padded tokens that a worker holds at a time; a question stays whole")
+    steps_per_checkpoint: Positive = Field(200, description="optimizer steps between two checkpoints to resume from")
+
+
+class SamplingConfig(Settings):
+    """How chains of thought are sampled for every question, and how they are labelled."""
+
+    k: Annotated[int, Field(ge=1, le=1024)] = Field(6, description="chains per question")
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    top_p: Share = 1.0
+    max_prompt_tokens: Positive = Field(768, description="a question whose prompt is longer is not asked, and counted")
+    max_new_tokens: Positive = Field(256, description="a chain is cut off there")
+    unknown_ended: Literal["negative", "dropped"] = Field(
+        "negative", description="a chain that ended by itself and whose answer could not be told"
+    )
+    unknown_cut_off: Literal["negative", "dropped"] = Field("dropped", description="a chain that was cut off at max_new_tokens")
+
+
+class AlignmentConfig(TrainingConfig):
+    """L = vft_weight * L_VFT + weight * L_A."""
+
+    loss: LossName = Field("bc", description="L_A: unconstrained, dc (detached constraint) or bc (boundary constraint)")
+    beta: Annotated[float, Field(ge=0)] = Field(0.2, description="bc: the boundary lies this far below the worst positive, nats per token")
+    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_A")
+    vft_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_VFT")
+    vft_covers: Literal["reference", "reference+positives"] = Field("reference", description="the chains that L_VFT runs over")
+    start_from: Literal["vft", "base"] = Field("vft", description="the model that alignment starts from")
+
+
+class EvaluationConfig(Settings):
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
+
+
+class ResourcesConfig(Settings):
+    """What the run takes of the cluster."""
+
+    training_workers: Positive = Field(2, description="Ray Train workers, one process each")
+    sampling_actors: tuple[Positive, Positive] = Field((1, 2), description="smallest and largest number of vLLM actors")
+    gpus_per_training_worker: Annotated[float, Field(ge=0)] = 0
+    gpus_per_sampling_actor: Annotated[int, Field(ge=0)] = Field(0, description="vLLM's tensor-parallel size; 0: on the CPU")
+    cpus_per_training_worker: Annotated[float, Field(gt=0)] = 1
+    cpus_per_sampling_actor: Annotated[float, Field(gt=0)] = Field(0.5, description="what Ray sets aside; fractions leave room for readers")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed: what is partitioned over the workers")
+    activation_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, a third more work")
+    kv_cache_gib: Positive = Field(1, description="vLLM on the CPU: its cache, per actor")
+    max_failures: Annotated[int, Field(ge=0)] = Field(3, description="times that training goes on from its last checkpoint")
+
+    @model_validator(mode="after")
+    def _actors_in_order(self) -> "ResourcesConfig":
+        if self.sampling_actors[0] > self.sampling_actors[1]:
+            raise ValueError("sampling_actors: the smallest number must not be above the largest")
+        return self
+
+
+class RunConfig(Settings):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="of its directory in runs_dir")
+    runs_dir: Path = Field(Path("runs"), description="where runs live; storage that every node sees")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    model: ModelConfig
+    task: TaskConfig
+    vft: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _a_chain_fits(self) -> "RunConfig":
+        if self.alignment.max_tokens <= self.sampling.max_new_tokens:
+            raise ValueError("alignment.max_tokens must exceed sampling.max_new_tokens, or sampled chains are left out")
+        return self
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, not yet validated. Raises ValueError where it holds no mapping."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected a mapping of settings, found {type(settings).__name__}")
+    return settings

@@ -1,0 +1,210 @@
+"""The run: the stages in order, each skipped when its result is there and still valid.
+
+    questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aft_ray.cluster import connect
+from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
+from aft_ray.evaluation.summary import summarise
+from aft_ray.labelling import count_labels
+from aft_ray.progress import StageProgress
+from aft_ray.sampling.engine import EngineSettings
+from aft_ray.sampling.stream import evaluate_model, sample_candidates
+from aft_ray.storage import differences, fingerprint, model_fingerprint, read_manifest, stage_folder, versions, write_atomically
+from aft_ray.tasks import BadInputError, read_questions
+from aft_ray.training.trainer import run_training
+from aft_ray.training.worker import TrainingJob
+from schemas import CandidateGroup, Evaluation, Question, StageManifest, read_parquet, write_parquet
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage depends on, and how it is made: `make(folder)` fills the folder and returns counts for the manifest."""
+
+    name: str
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    make: Callable[[Path], dict[str, int]]
+
+
+class Run:
+    """A configuration and its directory. The same configuration run again goes on where it stopped.
+
+    Raises BadInputError, before anything starts, where the questions or the model are not as they must be.
+    """
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
+        self.config = config
+        self.console = console
+        self.questions = read_questions(config.task, config.seed)
+        check_model(config.model.path)
+        self.folder = (config.runs_dir / config.name).absolute()
+
+    def execute(self) -> dict[str, Any]:
+        """All stages, then the summary, which is written to summary.json and returned."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+        manifests: dict[str, StageManifest] = {}
+        rows = []
+        for stage in self.stages():
+            manifest, skipped = self.ensure(stage, manifests)
+            manifests[stage.name] = manifest
+            rows.append(
+                {"name": stage.name, "seconds": 0.0 if skipped else manifest.seconds, "skipped": skipped, "counts": manifest.counts}
+            )
+        summary = summarise(
+            self.config,
+            vft=read_parquet(self.folder / "evaluate-vft" / "evaluations", Evaluation),
+            aft=read_parquet(self.folder / "evaluate-aft" / "evaluations", Evaluation),
+            stages=rows,
+        )
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def stages(self) -> list[Stage]:
+        config = self.config
+        base = {"fingerprint": model_fingerprint(config.model.path), "precision": config.model.precision}
+        task, vft, sampling, alignment = (
+            part.model_dump(mode="json") for part in (config.task, config.vft, config.sampling, config.alignment)
+        )
+        content = hashlib.sha256("".join(question.model_dump_json() for question in self.questions).encode()).hexdigest()[:16]
+        seed = {"seed": config.seed}
+        return [
+            Stage("questions", {"task": task, "content": content} | seed, (), self.make_questions),
+            Stage("vft", {"vft": vft, "model": base} | seed, ("questions",), self.make_vft),
+            Stage("sample", {"sampling": sampling} | seed, ("questions", "vft"), self.make_candidates),
+            Stage("align", {"alignment": alignment} | seed, ("vft", "sample"), self.make_aligned),
+            Stage("evaluate-vft", {}, ("vft", "sample"), lambda out: self.make_evaluation("evaluate-vft", "vft", out)),
+            Stage("evaluate-aft", {}, ("align", "sample"), lambda out: self.make_evaluation("evaluate-aft", "align", out)),
+        ]
+
+    def ensure(self, stage: Stage, manifests: dict[str, StageManifest]) -> tuple[StageManifest, bool]:
+        """The stage's manifest, and whether it was there already."""
+        inputs = {name: manifests[name].fingerprint for name in stage.inputs}
+        wanted = fingerprint(stage.settings, inputs)
+        found = read_manifest(self.folder / stage.name)
+        if found is not None and found.fingerprint == wanted:
+            self.console.print(f"[green]✓[/] {stage.name:<13} done before")
+            return found, True
+        if found is not None:
+            changes = differences(found.settings, stage.settings)
+            changes += [f"{name} has changed" for name in inputs if found.inputs.get(name) != inputs[name]]
+            self.console.print(f"[yellow]↻[/] {stage.name:<13} again, because {'; '.join(changes)}", highlight=False)
+        started = time.monotonic()
+        with stage_folder(self.folder / stage.name, wanted) as out:
+            counts = stage.make(out)
+            manifest = StageManifest(
+                stage=stage.name,
+                fingerprint=wanted,
+                settings=stage.settings,
+                inputs=inputs,
+                counts=counts,
+                seconds=round(time.monotonic() - started, 3),
+                versions=versions(),
+            )
+            write_atomically(out / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+        told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        self.console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{told}[/]", highlight=False)
+        return manifest, False
+
+    def make_questions(self, out: Path) -> dict[str, int]:
+        write_parquet(out / "questions.parquet", Question, self.questions)
+        train = [question for question in self.questions if question.split == "train"]
+        return {
+            "train": len(train),
+            "with reference": sum(question.reference is not None for question in train),
+            "held out": len(self.questions) - len(train),
+        }
+
+    def make_vft(self, out: Path) -> dict[str, int]:
+        return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
+
+    def make_aligned(self, out: Path) -> dict[str, int]:
+        start = self.config.model.path if self.config.alignment.start_from == "base" else self.folder / "vft" / "model"
+        return self.train("align", self.config.alignment, start, self.folder / "sample" / "groups", out)
+
+    def train(self, stage: str, training: TrainingConfig, start: Path, records: Path, out: Path) -> dict[str, int]:
+        connect(self.folder)
+        with StageProgress(self.console, stage, 0, "steps") as counter:
+            job = TrainingJob(
+                model=ModelConfig(path=start.absolute(), precision=self.config.model.precision),
+                training=training,
+                resources=self.config.resources,
+                seed=self.config.seed,
+                records=records,
+                out=out,
+                counter=counter,
+            )
+            run_training(job)
+        shutil.rmtree(out / "checkpoints")
+        counts: dict[str, int] = json.loads((out / "training.json").read_text())["counts"]
+        return counts
+
+    def make_candidates(self, out: Path) -> dict[str, int]:
+        connect(self.folder)
+        groups = empty_folder(out / "groups")
+        with StageProgress(self.console, "sample", len(self.questions), "questions") as counter:
+            sample_candidates(self.folder / "questions", groups, self.engine_settings("vft"), counter)
+        records = read_parquet(groups, CandidateGroup)
+        check_each_once([question.question_id for question in self.questions], [g.question.question_id for g in records])
+        return count_labels(records)
+
+    def make_evaluation(self, stage: str, model: str, out: Path) -> dict[str, int]:
+        connect(self.folder)
+        held_out = [question.question_id for question in self.questions if question.split != "train"]
+        evaluations = empty_folder(out / "evaluations")
+        with StageProgress(self.console, stage, len(held_out), "questions") as counter:
+            evaluate_model(self.folder / "sample" / "groups", evaluations, self.engine_settings(model), counter)
+        records = read_parquet(evaluations, Evaluation)
+        check_each_once(held_out, [record.question_id for record in records])
+        verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
+        return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
+
+    def engine_settings(self, stage: str) -> EngineSettings:
+        path = self.folder / stage / "model"
+        return EngineSettings(
+            model=ModelConfig(path=path, precision=self.config.model.precision),
+            model_fingerprint=model_fingerprint(path),
+            sampling=self.config.sampling,
+            resources=self.config.resources,
+            seed=self.config.seed,
+        )
+
+
+def check_model(path: Path) -> None:
+    """Raises BadInputError where the directory holds no model that every stage can load."""
+    faults = [
+        f"{path / name}: not there, expected a Hugging Face model directory"
+        for name in ("config.json", "tokenizer.json")
+        if not (path / name).is_file()
+    ]
+    if not list(path.glob("*.safetensors")):
+        faults.append(f"{path}: no *.safetensors, the only format of weights that is loaded")
+    if faults:
+        raise BadInputError(faults)
+
+
+def check_each_once(expected: Sequence[str], found: Sequence[str]) -> None:
+    """Raises RuntimeError where a stream lost questions or wrote one twice."""
+    if sorted(expected) != sorted(found):
+        missing, extra = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
+        raise RuntimeError(f"of {len(expected)} questions {missing.total()} are missing and {extra.total()} came twice")
+
+
+def empty_folder(folder: Path) -> Path:
+    """What an interrupted stream left is sampled again: its rows would otherwise stand twice."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder

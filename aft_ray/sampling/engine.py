@@ -1,0 +1,120 @@
+"""A vLLM engine in an actor: samples k chains of a question in one request, and scores given chains."""
+
+import asyncio
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aft_ray.config import ModelConfig, ResourcesConfig, SamplingConfig
+from schemas import Candidate, FinishReason
+
+FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Everything an actor needs to start its engine."""
+
+    model: ModelConfig
+    model_fingerprint: str
+    sampling: SamplingConfig
+    resources: ResourcesConfig
+    seed: int
+
+
+class Engine:
+    """vLLM's asynchronous engine. Calls may overlap: it batches all requests that are under way, whoever made them."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        prepare_environment(settings.resources)
+        from transformers import AutoTokenizer
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.settings = settings
+        self.tokenizer = AutoTokenizer.from_pretrained(settings.model.path)
+        sampling = settings.sampling
+        self.llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=str(settings.model.path),
+                dtype={"fp32": "float32", "bf16": "bfloat16"}[settings.model.precision],
+                # One token more than the longest chain: scoring asks for a token behind it.
+                max_model_len=sampling.max_prompt_tokens + sampling.max_new_tokens + 1,
+                tensor_parallel_size=max(1, settings.resources.gpus_per_sampling_actor),
+                seed=settings.seed,
+                load_format="safetensors",
+                trust_remote_code=False,
+                logprobs_mode="raw_logprobs",
+                # Compiling takes 40 s on a CPU, longer than a small run samples.
+                enforce_eager=not settings.resources.gpus_per_sampling_actor,
+                disable_log_stats=True,
+            )
+        )
+
+    async def sample(self, prompt_ids: Sequence[int], n: int, temperature: float, top_p: float, seed: int) -> tuple[Candidate, ...]:
+        """n chains, with their log-likelihoods as the model gives them before temperature and top-p."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            n=n,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            max_tokens=self.settings.sampling.max_new_tokens,
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        output = await self._run(prompt_ids, parameters)
+        return tuple(_candidate(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index))
+
+    async def score(self, prompt_ids: Sequence[int], chains: Sequence[Sequence[int]]) -> tuple[float, ...]:
+        """s(c) of each chain behind the prompt: per-token mean log-likelihood, nats."""
+        return tuple(await asyncio.gather(*(self._score(prompt_ids, chain) for chain in chains)))
+
+    async def _score(self, prompt_ids: Sequence[int], chain: Sequence[int]) -> float:
+        from vllm import SamplingParams
+
+        # vLLM always samples one token; only the log-likelihoods of the given ones are wanted.
+        output = await self._run([*prompt_ids, *chain], SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0))
+        given = output.prompt_logprobs[len(prompt_ids) :]
+        return sum(at_place[token].logprob for at_place, token in zip(given, chain, strict=True)) / len(chain)
+
+    async def _run(self, token_ids: Sequence[int], parameters: Any) -> Any:
+        last = None
+        async for output in self.llm.generate({"prompt_token_ids": list(token_ids)}, parameters, request_id=uuid.uuid4().hex):
+            last = output
+        return last
+
+
+def prepare_environment(resources: ResourcesConfig) -> None:
+    """Before vLLM is imported. Nothing leaves the machine; on the CPU an actor keeps to one thread and a bounded cache."""
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["VLLM_HOST_IP"] = "127.0.0.1"
+    if not resources.gpus_per_sampling_actor:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(resources.kv_cache_gib)
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(resources.cpus_per_sampling_actor)))
+
+
+def request_seed(run_seed: int, question_id: str) -> int:
+    """Below 2**62: vLLM samples child i with seed + i, so seeds that lie side by side would share chains."""
+    digest = hashlib.sha256(f"{run_seed}/{question_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 2
+
+
+def _candidate(sample: Any) -> Candidate:
+    return Candidate(
+        index=sample.index,
+        text=sample.text,
+        token_ids=tuple(sample.token_ids),
+        finish_reason=FINISH_REASONS[sample.finish_reason],
+        log_likelihood=min(0.0, sample.cumulative_logprob),
+        extracted=None,
+        verdict=None,
+        label=None,
+        reason=None,
+    )

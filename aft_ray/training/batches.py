@@ -1,0 +1,144 @@
+"""From questions and chains to the tensors of a micro-batch. Without Ray and without a model.
+
+One question is one row: [prompt][chain 1][chain 2] ... [chain C], positions restarting behind the prompt, and a mask that lets
+each chain see the prompt and itself. The prompt is computed once, and a chain's score is what it would be alone.
+
+Shape suffixes: R rows (questions), L tokens of the longest row, T chain tokens of all rows, C chains of all rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Role = Literal["reference", "positive", "negative"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of thought as token ids, end-of-sequence included."""
+
+    token_ids: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with the chains to train on."""
+
+    question_id: str
+    prompt_ids: tuple[int, ...]
+    chains: tuple[Chain, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + sum(len(chain.token_ids) for chain in self.chains)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch. `target_*` list the chain tokens; the one at `predictor` (an index into R * L) predicts `target_ids`."""
+
+    input_ids_RL: Tensor
+    position_ids_RL: Tensor
+    attention_mask_R1LL: Tensor
+    predictor_T: Tensor
+    target_ids_T: Tensor
+    target_chain_T: Tensor
+    chain_lengths_C: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def make_batch(examples: list[Example]) -> Batch:
+    """The tensors of some questions. No examples make a batch of one token and no chain, which costs a pass and adds nothing."""
+    rows = [_lay_out(example) for example in examples] or [([0], [0], [-1])]
+    width = max(len(tokens) for tokens, _, _ in rows)
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
+    # Segment 0 is the prompt, 1, 2, ... the chains; padding is a segment of its own, so that no token sees it.
+    segment = torch.full((len(rows), width), -1, dtype=torch.long)
+    predictors: list[int] = []
+    targets: list[int] = []
+    for row, (example, (tokens, places, segments)) in enumerate(zip(examples or [None], rows, strict=True)):
+        input_ids[row, : len(tokens)] = torch.tensor(tokens)
+        positions[row, : len(tokens)] = torch.tensor(places)
+        segment[row, : len(tokens)] = torch.tensor(segments)
+        if example is None:
+            continue
+        start = len(example.prompt_ids)
+        for chain in example.chains:
+            size = len(chain.token_ids)
+            # The last token of the prompt predicts the first one of every chain.
+            predictors += [row * width + len(example.prompt_ids) - 1]
+            predictors += range(row * width + start, row * width + start + size - 1)
+            targets += chain.token_ids
+            start += size
+    lengths = [len(chain.token_ids) for example in examples for chain in example.chains]
+    return Batch(
+        input_ids,
+        positions,
+        _attention_mask(segment),
+        torch.tensor(predictors, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long)),
+        torch.tensor(lengths, dtype=torch.long),
+    )
+
+
+def _lay_out(example: Example) -> tuple[list[int], list[int], list[int]]:
+    """Token ids, positions and segments of a row."""
+    prompt = len(example.prompt_ids)
+    tokens, positions, segments = list(example.prompt_ids), list(range(prompt)), [0] * prompt
+    for number, chain in enumerate(example.chains, start=1):
+        tokens += chain.token_ids
+        positions += range(prompt, prompt + len(chain.token_ids))
+        segments += [number] * len(chain.token_ids)
+    return tokens, positions, segments
+
+
+def _attention_mask(segment_RL: Tensor) -> Tensor:
+    """bool [R, 1, L, L], true where a token may look: back, at the prompt or at its own segment."""
+    of_query, of_key = segment_RL[:, :, None], segment_RL[:, None, :]
+    causal = torch.ones(segment_RL.shape[1], segment_RL.shape[1], dtype=torch.bool).tril()
+    return (((of_key == 0) | (of_key == of_query)) & causal)[:, None]
+
+
+def global_batches(examples: int, size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The examples of every step of an epoch, in an order that depends on (seed, epoch) alone."""
+    order = np.random.default_rng((seed, epoch)).permutation(examples).tolist()
+    return [order[start : start + size] for start in range(0, examples, size)]
+
+
+def share_out(lengths: list[int], world_size: int, tokens_per_micro_batch: int) -> list[list[list[int]]]:
+    """Divide a global batch over the workers: indices by [rank][micro-batch].
+
+    Every rank computes the same division, so all know without a word how many passes there are. Each gets the same number:
+    under ZeRO-3 a rank that makes fewer passes leaves the others waiting for ever. The short ones pass empty micro-batches.
+    Longest first, each to the rank with the least so far, so that no rank waits long.
+    """
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    load = [0] * world_size
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        rank = load.index(min(load))
+        shares[rank].append(index)
+        load[rank] += lengths[index]
+    division = [list(_micro_batches(share, lengths, tokens_per_micro_batch)) for share in shares]
+    passes = max(len(micro_batches) for micro_batches in division)
+    return [micro_batches + [[]] * (passes - len(micro_batches)) for micro_batches in division]
+
+
+def _micro_batches(indices: list[int], lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Cut a list that falls in length so that (rows x longest row) stays within the budget; a longer row stands alone."""
+    current: list[int] = []
+    for index in indices:
+        if current and lengths[current[0]] * (len(current) + 1) > budget:
+            yield current
+            current = []
+        current.append(index)
+    if current:
+        yield current

@@ -1,0 +1,33 @@
+"""Training on the cluster: Ray Train starts the workers, restarts them after a failure, and keeps their checkpoints."""
+
+from pathlib import Path
+
+from ray import train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from aft_ray.training.worker import TrainingJob, train_worker
+
+
+def run_training(job: TrainingJob) -> None:
+    """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there.
+
+    Raises ray.train.TrainingFailedError when the workers failed more than `resources.max_failures` times.
+    """
+    resources = job.resources
+    on_gpu = resources.gpus_per_training_worker > 0
+    per_worker = {"CPU": resources.cpus_per_training_worker} | ({"GPU": resources.gpus_per_training_worker} if on_gpu else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.training_workers, use_gpu=on_gpu, resources_per_worker=per_worker
+        ),
+        run_config=train.RunConfig(
+            name="checkpoints",
+            storage_path=str(Path(job.out).absolute()),
+            failure_config=train.FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    trainer.fit()

@@ -1,0 +1,203 @@
+"""What every training worker runs: DeepSpeed over the same deterministic sequence of global batches."""
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.actor import ActorHandle
+
+from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.losses import alignment_loss
+from aft_ray.training.batches import Example, global_batches, make_batch, share_out
+from aft_ray.training.examples import alignment_examples, vft_examples, within
+from aft_ray.training.scores import GlobalLoss, Scorer
+from schemas import CandidateGroup, Question, read_parquet
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs to know. `training` is an AlignmentConfig for alignment on candidate groups, else VFT on questions."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    resources: ResourcesConfig
+    seed: int
+    records: Path
+    out: Path
+    counter: ActorHandle[Any] | None
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Ray Train's entry: train `settings["job"]` and write the model, and the loss at every step, below its `out`."""
+    prepare_environment(settings["job"].resources)
+    import deepspeed
+    from ray import train
+
+    job: TrainingJob = settings["job"]
+    context = train.get_context()
+    examples, left_out = load_examples(job)
+    batches = schedule(examples, job)
+    engine = start_engine(job, total_steps=len(batches))
+    step, history = 0, []
+    checkpoint = train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            _, state = engine.load_checkpoint(folder)
+        step, history = state["step"], state["history"]
+    loss = global_loss(job.training)
+    while step < len(batches):
+        history.append(train_step(engine, loss, batches[step], job, context.get_world_rank(), context.get_world_size()))
+        step += 1
+        if context.get_world_rank() == 0 and job.counter is not None:
+            job.counter.put.remote(step, len(batches), f"loss {history[-1]['loss']:.3f}")
+        if step % job.training.steps_per_checkpoint == 0 and step < len(batches):
+            save_checkpoint(engine, {"step": step, "history": history})
+    export(engine, job)
+    if context.get_world_rank() == 0:
+        counts = {"examples": len(examples), "left out": left_out, "steps": step}
+        (job.out / "training.json").write_text(json.dumps({"counts": counts, "history": history}))
+    deepspeed.comm.barrier()
+
+
+def prepare_environment(resources: ResourcesConfig) -> None:
+    """Before DeepSpeed is imported: which accelerator, and where the tools of this environment are (it compiles with ninja)."""
+    if not resources.gpus_per_training_worker:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(max(1, int(resources.cpus_per_training_worker)))
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
+    """The same list in the same order on every rank, and how many chains max_tokens left out.
+
+    Raises ValueError where nothing is left to train on.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model.path)
+    if isinstance(job.training, AlignmentConfig):
+        groups = [group for group in read_parquet(job.records, CandidateGroup) if group.question.split == "train"]
+        found = alignment_examples(groups, tokenizer, job.training.vft_covers == "reference+positives")
+    else:
+        questions = [question for question in read_parquet(job.records, Question) if question.split == "train"]
+        found = vft_examples(questions, tokenizer)
+    # Ray writes a stream's files in no fixed order.
+    examples = within(sorted(found, key=lambda example: example.question_id), job.training.max_tokens)
+    if not examples:
+        raise ValueError(f"nothing to train on in {job.records}: no chain of at most max_tokens = {job.training.max_tokens} tokens")
+    return examples, sum(len(e.chains) for e in found) - sum(len(e.chains) for e in examples)
+
+
+def schedule(examples: list[Example], job: TrainingJob) -> list[list[Example]]:
+    """The global batch of every step of the whole training."""
+    return [
+        [examples[index] for index in batch]
+        for epoch in range(job.training.epochs)
+        for batch in global_batches(len(examples), job.training.questions_per_step, job.seed, epoch)
+    ]
+
+
+def start_engine(job: TrainingJob, total_steps: int) -> Any:
+    """A DeepSpeed engine around the scorer, its optimizer and its schedule."""
+    import deepspeed
+    from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+
+    torch.manual_seed(job.seed)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model.path, dtype=DTYPES[job.model.precision], attn_implementation="sdpa", use_safetensors=True
+    )
+    if job.resources.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    scorer = Scorer(model)
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay)
+    warmup = round(job.training.warmup_share * total_steps)
+    engine, *_ = deepspeed.initialize(
+        model=scorer,
+        optimizer=optimizer,
+        lr_scheduler=get_cosine_schedule_with_warmup(optimizer, warmup, total_steps),
+        config=deepspeed_config(job),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
+    return {
+        # One "micro-batch" a step as DeepSpeed counts: the loop itself says where a global batch ends.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": job.training.gradient_clipping,
+        "bf16": {"enabled": job.model.precision == "bf16"},
+        "zero_optimization": {"stage": job.resources.zero_stage, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def global_loss(training: TrainingConfig) -> GlobalLoss:
+    if not isinstance(training, AlignmentConfig):
+        return GlobalLoss(None, weight=0.0, vft_weight=1.0, vft_covers_positives=False)
+    return GlobalLoss(
+        alignment_loss(training.loss, training.beta),
+        training.weight,
+        training.vft_weight,
+        vft_covers_positives=training.vft_covers == "reference+positives",
+    )
+
+
+def train_step(
+    engine: Any, loss: GlobalLoss, batch: list[Example], job: TrainingJob, rank: int, world_size: int
+) -> dict[str, float]:
+    """One optimizer step on a global batch; returns its loss and terms, summed over all ranks."""
+    import deepspeed
+
+    division = share_out([example.length for example in batch], world_size, job.training.tokens_per_micro_batch)
+    micro_batches = [[batch[index] for index in indices] for indices in division[rank]]
+    sums: dict[str, float] = {}
+    for number, examples in enumerate(micro_batches):
+        engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+        scores_C = engine(make_batch(examples).to(engine.device))
+        part, terms = loss.part(scores_C, examples, batch)
+        # DeepSpeed averages gradients over the ranks; ours is a sum over them.
+        engine.backward(part * world_size)
+        for name, value in {"loss": part.item(), **terms}.items():
+            sums[name] = sums.get(name, 0.0) + value
+    engine.step()
+    totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=engine.device)
+    deepspeed.comm.all_reduce(totals)
+    return dict(zip(sums, totals.tolist(), strict=True))
+
+
+def save_checkpoint(engine: Any, state: dict[str, Any]) -> None:
+    """Every rank saves its part and reports its directory; Ray Train merges them into one checkpoint on the run's storage."""
+    from ray import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save_checkpoint(folder, client_state=state)
+        train.report({"step": state["step"]}, checkpoint=train.Checkpoint.from_directory(folder))
+
+
+def export(engine: Any, job: TrainingJob) -> None:
+    """Write the model as a Hugging Face directory: safetensors, tokenizer, generation config."""
+    import deepspeed
+    from transformers import AutoTokenizer
+
+    model = engine.module.model
+    weights = {}
+    for name, parameter in model.named_parameters():
+        # One at a time: under ZeRO-3 only this one is whole, and only while it is copied.
+        with deepspeed.zero.GatheredParameters([parameter], enabled=job.resources.zero_stage == 3):
+            if deepspeed.comm.get_rank() == 0:
+                weights[name] = parameter.detach().to("cpu", DTYPES[job.model.precision], copy=True)
+    if deepspeed.comm.get_rank() != 0:
+        return
+    weights |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
+    model.save_pretrained(job.out / "model", state_dict=weights)
+    AutoTokenizer.from_pretrained(job.model.path).save_pretrained(job.out / "model")

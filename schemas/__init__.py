@@ -1,0 +1,23 @@
+"""Records that pass between stages. This package imports nothing of aft_ray."""
+
+from schemas.arrow import arrow_schema, from_table, read_parquet, to_table, write_parquet
+from schemas.manifest import StageManifest
+from schemas.records import Candidate, CandidateGroup, Evaluation, FinishReason, Label, Question, Record, Split, Verdict
+
+__all__ = [
+    "Candidate",
+    "CandidateGroup",
+    "Evaluation",
+    "FinishReason",
+    "Label",
+    "Question",
+    "Record",
+    "Split",
+    "StageManifest",
+    "Verdict",
+    "arrow_schema",
+    "from_table",
+    "read_parquet",
+    "to_table",
+    "write_parquet",
+]

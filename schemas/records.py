@@ -1,0 +1,82 @@
+"""The records that pass between stages: Question -> Candidate -> CandidateGroup -> Evaluation.
+
+Strict (no coercion), frozen (a committed record never changes) and closed (an unknown field is an error).
+`VERSION` is written into every Parquet file and checked when one is read.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Split = Literal["train", "validation", "test"]
+Verdict = Literal["right", "wrong", "unknown"]
+Label = Literal["positive", "negative", "dropped"]
+FinishReason = Literal["stop", "length"]
+
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Record(BaseModel):
+    """What all records share. A change of any field's meaning or type raises `VERSION`."""
+
+    VERSION: ClassVar[int] = 1
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Question(Record):
+    """A question whose answer can be checked."""
+
+    question_id: str = Field(min_length=1, description="unique over the run, the same in every run over the same files")
+    task: str = Field(min_length=1, description="name of the task that reads, asks and checks it")
+    split: Split
+    text: str = Field(min_length=1, description="the question as the user wrote it, without the prompt around it")
+    gold: str = Field(min_length=1, description="the gold answer as the file states it")
+    reference: str | None = Field(description="a reference chain of thought that states the answer, where there is one")
+
+
+class Candidate(Record):
+    """One sampled chain of thought with all that is known of it."""
+
+    index: Count = Field(description="sample index within its question, 0 to k - 1")
+    text: str
+    token_ids: tuple[Count, ...] = Field(description="as sampled, end-of-sequence included when the chain ended by itself")
+    finish_reason: FinishReason = Field(description="stop: ended by itself; length: cut off at max_new_tokens")
+    log_likelihood: float = Field(le=0, description="sum over token_ids in nats, before temperature and top-p")
+    extracted: str | None = Field(description="the last answer that the text states; None before labelling and where it states none")
+    verdict: Verdict | None = Field(description="extracted against gold; None before labelling")
+    label: Label | None = Field(description="what training does with it; None before labelling")
+    reason: str | None = Field(description="why it has this label; None before labelling")
+
+    @property
+    def score(self) -> float:
+        """Per-token mean log-likelihood in nats, what the method calls s(c)."""
+        return self.log_likelihood / len(self.token_ids)
+
+
+class CandidateGroup(Record):
+    """A question with all its candidates: one row, from the sampler to the commit."""
+
+    question: Question
+    candidates: tuple[Candidate, ...]
+    model: str = Field(description="fingerprint of the model that sampled")
+    seed: Count = Field(description="seed of the request; vLLM samples candidate i with seed + i")
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+    max_new_tokens: Count
+
+    @model_validator(mode="after")
+    def _each_index_once(self) -> "CandidateGroup":
+        if [candidate.index for candidate in self.candidates] != list(range(len(self.candidates))):
+            raise ValueError("candidate indices must be 0, 1, ..., k - 1 in order")
+        return self
+
+
+class Evaluation(Record):
+    """What a model does on one held-out question: its greedy chain, and its scores of the given candidates."""
+
+    question_id: str = Field(min_length=1)
+    model: str = Field(description="fingerprint of the model that is evaluated")
+    greedy: Candidate | None = Field(description="None where the prompt is too long to ask")
+    positive_scores: tuple[float, ...] = Field(description="s(c) of each positive candidate of the question's group")
+    negative_scores: tuple[float, ...] = Field(description="s(c) of each negative candidate of the question's group")

@@ -1,0 +1,102 @@
+"""One tree of settings: what is refused, by which path, and how YAML and the command line override a job."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from aft_ray.cli import parse, run_job
+from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TaskConfig
+
+JOB = RunConfig(
+    name="job", model=ModelConfig(path=Path("model")), task=TaskConfig(name="arithmetic"), alignment=AlignmentConfig(beta=0.3)
+)
+
+
+def test_the_command_line_overrides_one_field_and_leaves_the_job_s_others():
+    config = parse(JOB, ["--alignment.learning_rate", "1e-4", "--task.references", "7", "--resources.sampling_actors", "[2,3]"])
+    assert config.alignment.learning_rate == 1e-4
+    assert config.alignment.beta == 0.3
+    assert config.task.references == 7
+    assert config.resources.sampling_actors == (2, 3)
+
+
+def test_yaml_overrides_the_job_and_the_command_line_overrides_yaml(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("seed: 3\nalignment: {beta: 0.1, loss: dc}\n")
+    config = parse(JOB, ["--config", str(file), "--alignment.loss", "unconstrained"])
+    assert (config.seed, config.alignment.beta, config.alignment.loss) == (3, 0.1, "unconstrained")
+
+
+def test_every_field_of_the_tree_is_a_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(JOB, ["--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    for name, field in RunConfig.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        for flag in [f"--{name}.{key}" for key in inner] if inner else [f"--{name}"]:
+            assert flag in printed
+
+
+def test_the_environment_sets_nothing(monkeypatch):
+    monkeypatch.setenv("SEED", "5")
+    monkeypatch.setenv("NAME", "other")
+    assert parse(JOB, []) == JOB
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (["--alignment.beta", "-1"], "alignment.beta"),
+        (["--alignment.beta", "nan"], "alignment.beta"),
+        (["--alignment.loss", "dpo"], "alignment.loss"),
+        (["--resources.zero_stage", "4"], "resources.zero_stage"),
+        (["--resources.sampling_actors", "[3,1]"], "resources"),
+        (["--name", "../elsewhere"], "name"),
+        (["--task.name", "gsm8k"], "task"),
+        (["--sampling.max_new_tokens", "5000"], "max_tokens"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_path_and_exit_code_2(arguments, path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_job(JOB, arguments)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert path in printed.out + printed.err
+
+
+def test_an_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_job(JOB, ["--alignment.bta", "1"])
+    assert end.value.code == 2
+    assert "--alignment.bta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["alignment: {bta: 1}", "bta: 1"])
+def test_an_unknown_key_in_yaml_is_refused_with_its_path(text, tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        run_job(JOB, ["--config", str(file)])
+    assert end.value.code == 2
+    assert text.replace(": {", ".").split(":")[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "just text", "a: [unclosed"])
+def test_yaml_that_is_no_mapping_is_refused(text, tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        run_job(JOB, ["--config", str(file)])
+    assert end.value.code == 2
+    assert "settings.yaml" in capsys.readouterr().out
+
+
+def test_a_config_is_the_same_after_json():
+    assert RunConfig.model_validate_json(JOB.model_dump_json()) == JOB
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        JOB.seed = 1

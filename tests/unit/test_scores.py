@@ -1,0 +1,159 @@
+"""Packing and scoring against transformers' own forward, and the loss of a global batch against a plain loop."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from aft_ray.losses import alignment_loss
+from aft_ray.training.batches import Chain, Example, global_batches, make_batch, share_out
+from aft_ray.training.examples import alignment_examples, within
+from aft_ray.training.scores import GlobalLoss, Scorer
+from schemas import Candidate, CandidateGroup, Question
+
+tokens = st.integers(3, 60)
+chains = st.builds(Chain, st.lists(tokens, min_size=1, max_size=12).map(tuple), st.sampled_from(["reference", "positive", "negative"]))
+examples = st.builds(
+    Example, st.just("q"), st.lists(tokens, min_size=1, max_size=12).map(tuple), st.lists(chains, min_size=1, max_size=4).map(tuple)
+)
+batches = st.lists(examples, min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True,
+        initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).double()
+
+
+def score_alone(model, prompt, chain):
+    """transformers' own forward over [prompt, chain], nothing packed."""
+    ids = torch.tensor([[*prompt, *chain]])
+    log_probabilities = model(ids).logits[0].log_softmax(-1)
+    places = torch.arange(len(prompt), ids.shape[1])
+    return log_probabilities[places - 1, ids[0, places]].mean()
+
+
+@settings(max_examples=40)
+@given(batch=batches)
+def test_packed_scores_are_those_of_each_chain_alone(model, batch):
+    with torch.no_grad():
+        packed = Scorer(model)(make_batch(batch))
+        alone = torch.stack([score_alone(model, e.prompt_ids, c.token_ids) for e in batch for c in e.chains])
+    torch.testing.assert_close(packed.double(), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_scores_of_the_shipped_model_are_those_of_transformers(tiny_llama):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation="sdpa")
+    batch = [Example("q", (5, 6, 7, 8), (Chain((9, 10, 11), "positive"), Chain((12, 13), "negative")))]
+    with torch.no_grad():
+        packed = Scorer(model)(make_batch(batch))
+        alone = torch.stack([score_alone(model, batch[0].prompt_ids, chain.token_ids) for chain in batch[0].chains])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_an_empty_batch_passes_and_leaves_gradients_zero(model):
+    model.zero_grad()
+    scores = Scorer(model)(make_batch([]))
+    assert scores.shape == (0,)
+    loss, terms = GlobalLoss(alignment_loss("bc", 0.2), 1.0, 1.0, False).part(scores, [], [])
+    loss.backward()
+    assert terms == {"vft_loss": 0.0, "alignment_loss": 0.0}
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+@settings(max_examples=20)
+@given(batch=batches, world_size=st.integers(1, 3), budget=st.integers(1, 200), covers=st.booleans())
+def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, world_size, budget, covers):
+    """Independent of the packing: one chain at a time, the formula of the loss in a loop."""
+    model.zero_grad()
+    roles = ("reference", "positive") if covers else ("reference",)
+    scored = [[(c, score_alone(model, e.prompt_ids, c.token_ids)) for c in e.chains] for e in batch]
+    covered = [(s, len(c.token_ids)) for row in scored for c, s in row if c.role in roles]
+    expected = -sum(s * size for s, size in covered) / max(1, sum(size for _, size in covered))
+    for row in scored:
+        pairs = [(s - p).exp() for c, p in row for d, s in row if c.role == "positive" and d.role == "negative"]
+        if pairs:
+            expected = expected + 0.7 * (1 + sum(pairs)).log() / len(batch)
+    if isinstance(expected, torch.Tensor) and expected.requires_grad:
+        expected.backward()
+    wanted = {name: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
+
+    model.zero_grad()
+    loss = GlobalLoss(alignment_loss("unconstrained", 0.0), weight=0.7, vft_weight=1.0, vft_covers_positives=covers)
+    total = 0.0
+    for micro_batches in share_out([e.length for e in batch], world_size, budget):
+        for indices in micro_batches:
+            part = [batch[index] for index in indices]
+            value, _ = loss.part(Scorer(model)(make_batch(part)), part, batch)
+            value.backward()
+            total += value.item()
+    assert total == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), world_size=st.integers(1, 5), budget=st.integers(1, 120))
+def test_every_question_goes_to_one_rank_and_all_ranks_make_as_many_passes(lengths, world_size, budget):
+    division = share_out(lengths, world_size, budget)
+    assert sorted(i for share in division for micro_batch in share for i in micro_batch) == list(range(len(lengths)))
+    assert len({len(share) for share in division}) == 1
+    for share in division:
+        for micro_batch in share:
+            assert len(micro_batch) <= 1 or max(lengths[i] for i in micro_batch) * len(micro_batch) <= budget
+
+
+@given(size=st.integers(1, 50), batch=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
+def test_an_epoch_sees_every_example_once_in_an_order_of_its_own(size, batch, seed):
+    epochs = [[i for step in global_batches(size, batch, seed, epoch) for i in step] for epoch in range(2)]
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    assert global_batches(size, batch, seed, 0) == global_batches(size, batch, seed, 0)
+    if size > 10:
+        assert epochs[0] != epochs[1]
+
+
+class Words:
+    """A tokenizer of one token a character, enough to lay out examples."""
+
+    eos_token_id = 1
+
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [2] * add_special_tokens + [3 + ord(character) % 50 for character in text]}
+
+
+def group(labels, reference):
+    question = Question(question_id="q", task="arithmetic", split="train", text="?", gold="1", reference=reference)
+    candidates = tuple(
+        Candidate(index=i, text=str(i), token_ids=(i + 5, 1), finish_reason="stop", log_likelihood=-1.0, extracted=None, verdict=None,
+                  label=label, reason="")
+        for i, label in enumerate(labels)
+    )  # fmt: skip
+    return CandidateGroup(question=question, candidates=candidates, model="m", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reference", "covers", "roles"),
+    [
+        (["positive", "negative", "dropped"], "r", False, ["reference", "positive", "negative"]),
+        (["positive", "positive"], "r", False, ["reference"]),
+        (["positive", "positive"], "r", True, ["reference", "positive", "positive"]),
+        (["negative"], "r", False, ["reference"]),
+        (["negative"], None, False, None),
+        ([], "r", False, ["reference"]),
+    ],
+)
+def test_only_chains_with_a_part_in_the_loss_are_passed(labels, reference, covers, roles):
+    found = alignment_examples([group(labels, reference)], Words(), covers)
+    assert [[chain.role for chain in example.chains] for example in found] == ([] if roles is None else [roles])
+
+
+def test_chains_that_are_too_long_are_left_out():
+    example = Example("q", (1, 2), (Chain((1, 2, 3), "positive"), Chain((1,), "negative")))
+    assert within([example], 4) == [Example("q", (1, 2), (Chain((1,), "negative"),))]
+    assert within([example], 2) == []

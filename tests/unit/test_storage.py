@@ -1,0 +1,57 @@
+"""The run directory: whole stages or none, and what a change is called."""
+
+import pytest
+
+from aft_ray.storage import differences, fingerprint, model_fingerprint, read_manifest, stage_folder, write_atomically
+from schemas import StageManifest
+
+MANIFEST = StageManifest(stage="s", fingerprint="f", settings={}, inputs={}, counts={}, seconds=1.0, versions={})
+
+
+def test_a_stage_that_fails_leaves_nothing_in_its_place(tmp_path):
+    with pytest.raises(RuntimeError), stage_folder(tmp_path / "vft", "1234") as out:
+        (out / "half").write_text("half")
+        raise RuntimeError
+    assert not (tmp_path / "vft").exists()
+    with stage_folder(tmp_path / "vft", "1234") as out:
+        assert (out / "half").read_text() == "half", "what the interrupted stage left is there to go on from"
+
+
+def test_leftovers_of_other_settings_are_not_found(tmp_path):
+    with pytest.raises(RuntimeError), stage_folder(tmp_path / "vft", "1234") as out:
+        (out / "half").write_text("half")
+        raise RuntimeError
+    with stage_folder(tmp_path / "vft", "5678") as out:
+        assert list(out.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["vft"]
+
+
+def test_a_stage_is_replaced_whole(tmp_path):
+    for content in ("old", "new"):
+        with stage_folder(tmp_path / "vft", content) as out:
+            (out / content).touch()
+    assert [path.name for path in (tmp_path / "vft").iterdir()] == ["new"]
+
+
+def test_no_manifest_and_a_broken_one_mean_not_done(tmp_path):
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "manifest.json").write_text(MANIFEST.model_dump_json()[:-5])
+    assert read_manifest(tmp_path) is None
+    write_atomically(tmp_path / "manifest.json", MANIFEST.model_dump_json())
+    assert read_manifest(tmp_path) == MANIFEST
+
+
+def test_changes_are_named_by_their_path():
+    before = {"alignment": {"beta": 0.2, "loss": "bc"}, "seed": 0}
+    now = {"alignment": {"beta": 0.1, "loss": "bc"}, "seed": 0}
+    assert differences(before, now) == ["alignment.beta: 0.2 -> 0.1"]
+    assert differences(before, before) == []
+    assert differences({}, {"seed": 1}) == ["seed: null -> 1"]
+
+
+def test_fingerprints_change_with_settings_inputs_and_weights(tmp_path):
+    assert len({fingerprint({"a": 1}, {}), fingerprint({"a": 2}, {}), fingerprint({"a": 1}, {"b": "c"})}) == 3
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    first = model_fingerprint(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert model_fingerprint(tmp_path) != first
