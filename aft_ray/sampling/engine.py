@@ -36,20 +36,25 @@ class Engine:
 
         self.settings = settings
         self.tokenizer = AutoTokenizer.from_pretrained(settings.model.path)
-        sampling = settings.sampling
+        on_gpu = settings.resources.gpus_per_sampling_actor > 0
+        # One token more than the longest chain: scoring asks for a token behind it.
+        longest = settings.sampling.max_prompt_tokens + settings.sampling.max_new_tokens + 1
         self.llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(settings.model.path),
                 dtype={"fp32": "float32", "bf16": "bfloat16"}[settings.model.precision],
-                # One token more than the longest chain: scoring asks for a token behind it.
-                max_model_len=sampling.max_prompt_tokens + sampling.max_new_tokens + 1,
+                max_model_len=longest,
                 tensor_parallel_size=max(1, settings.resources.gpus_per_sampling_actor),
                 seed=settings.seed,
                 load_format="safetensors",
                 trust_remote_code=False,
                 logprobs_mode="raw_logprobs",
                 # Compiling takes 40 s on a CPU, longer than a small run samples.
-                enforce_eager=not settings.resources.gpus_per_sampling_actor,
+                enforce_eager=not on_gpu,
+                # vLLM 0.32 on the CPU dies on a prompt that is split over two steps of a request with a seed
+                # ("CPU Generator does not use offset"), so there a prompt is always computed whole.
+                enable_chunked_prefill=on_gpu,
+                max_num_batched_tokens=None if on_gpu else max(longest, 4096),
                 disable_log_stats=True,
             )
         )
