@@ -2,18 +2,41 @@
 PYTHON ?= python3
 TORCH  := $(shell sed -n 's/^ *"torch==\(.*\)",/\1/p' pyproject.toml)
 READY  := .venv/.ready
+COMPILE = .venv/bin/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header pyproject.toml
 
-.PHONY: quickstart test check lock gpu-resolves clean
+.PHONY: quickstart test check lock gpu-resolves
+
+quickstart: $(READY)
+	@.venv/bin/python jobs/quickstart.py
+
+test: $(READY)
+	.venv/bin/python -m pytest tests
+
+check: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 $(READY): pyproject.toml requirements/cpu.txt
-	$(PYTHON) -c 'import sys; sys.exit("aft-ray needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("aft-ray needs Python 3.11 or newer, this is " + sys.version)'
+	@$(PYTHON) -m venv .venv
 	@echo "setup: torch $(TORCH), CPU build, from pip's own sources"
 	@.venv/bin/pip install -qq --no-deps "torch==$(TORCH)+cpu" 2>/dev/null || { \
-	  echo "setup: not there; from PyTorch's CPU index, by uv"; \
+	  echo "setup: not there; by uv from PyTorch's CPU index" && \
 	  .venv/bin/pip install -qq uv && \
-	  .venv/bin/uv pip install --python .venv/bin/python --torch-backend cpu --no-deps "torch==$(TORCH)"; }
-	@echo "setup: everything else, from requirements/cpu.txt (about 2 GB, some minutes)"
-	.venv/bin/pip install -qq --no-deps -r requirements/cpu.txt
-	.venv/bin/pip install -qq --no-deps --no-build-isolation -e .
+	  .venv/bin/uv pip install --quiet --python .venv/bin/python --torch-backend cpu --no-deps "torch==$(TORCH)"; }
+	@echo "setup: the rest of requirements/cpu.txt, about 2 GB, some minutes"
+	@.venv/bin/pip install -qq --no-deps -r requirements/cpu.txt
+	@.venv/bin/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
+
+# After a change of pyproject.toml: write the lock file anew. torch is left out, the set-up takes its CPU build by itself.
+lock:
+	.venv/bin/pip install -qq uv
+	UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev \
+	  --override requirements/overrides.txt --no-emit-package torch --torch-backend cpu -o requirements/cpu.txt
+
+# Does the gpu extra still resolve to one set of versions? Installs nothing.
+gpu-resolves:
+	.venv/bin/pip install -qq uv
+	$(COMPILE) --extra gpu | grep -E '^(torch|vllm|ray|deepspeed|transformers)=='

@@ -20,7 +20,9 @@ class JobSettings(BaseSettings, RunConfig):
     model_config = SettingsConfigDict(cli_avoid_json=True, cli_hide_none_type=True)
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: PydanticBaseSettingsSource, **_: Any) -> Any:
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The job's own settings and the command line; never the environment, where a stray NAME or SEED may stand."""
         return (init_settings,)
 
@@ -35,7 +37,9 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
         from aft_ray.run import Run
         from aft_ray.tasks import BadInputError
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r:.60}" for fault in error.errors()]
+        faults = [
+            f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r:.60}" for fault in error.errors()
+        ]
         console.print("The settings are not valid:", *faults, sep="\n", style="red", markup=False)
         sys.exit(BAD_INPUT)
     except (OSError, ValueError) as error:
@@ -47,7 +51,9 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
         console.print(str(error), style="red", markup=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
     print_summary(run.execute(), console)
-    console.print(f"Model: {run.folder / 'align' / 'model'}\nSummary: {run.folder / 'summary.json'}", soft_wrap=True, highlight=False)
+    console.print(
+        f"Model: {run.folder / 'align' / 'model'}\nSummary: {run.folder / 'summary.json'}", soft_wrap=True, highlight=False
+    )
 
 
 def parse(job: RunConfig, arguments: list[str]) -> RunConfig:

@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
@@ -15,7 +16,7 @@ def connect(run_folder: Path) -> None:
     logs = run_folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     address = os.environ.get("RAY_ADDRESS")
-    options = {} if address else {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
+    options: dict[str, Any] = {} if address else {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     handler = logging.FileHandler(logs / "driver.log")
     for name in ("ray", "ray.data", "ray.train"):

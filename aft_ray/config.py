@@ -1,4 +1,4 @@
-"""RunConfig: everything that a run can be told, as one tree. Job files build it in Python; YAML and the command line load into it."""
+"""RunConfig: everything that a run can be told, as one tree. Job files build it; YAML and the command line load into it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,10 +32,15 @@ class TaskConfig(Settings):
     held_out_split: Literal["test", "validation"] = Field(
         "test", description="arithmetic: evaluate on test, or on validation while choosing settings"
     )
-    train_questions: Positive | None = Field(None, description="use this many training questions; arithmetic makes 2000 unless told")
-    test_questions: Positive | None = Field(None, description="use this many held-out questions; arithmetic makes 500 unless told")
+    train_questions: Positive | None = Field(
+        None, description="use this many training questions; arithmetic makes 2000 unless told"
+    )
+    test_questions: Positive | None = Field(
+        None, description="use this many held-out questions; arithmetic makes 500 unless told"
+    )
     references: Positive | None = Field(
-        None, description="keep the reference chain of only the first N training questions, as where answers are cheap and chains dear"
+        None,
+        description="keep the reference chain of only the first N training questions, as where answers are cheap and chains dear",
     )
 
     @model_validator(mode="after")
@@ -48,14 +53,18 @@ class TaskConfig(Settings):
 class TrainingConfig(Settings):
     """What VFT and alignment share."""
 
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(2e-5, description="peak, reached after the warm-up, then a cosine to 0")
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        2e-5, description="peak, reached after the warm-up, then a cosine to 0"
+    )
     epochs: Positive = Field(3, description="passes over the questions")
     questions_per_step: Positive = Field(128, description="global batch: questions per optimizer step, over all workers")
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.03, description="share of all steps in which the rate rises")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     gradient_clipping: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the global gradient; 0: none")
     max_tokens: Positive = Field(1024, description="a prompt with one chain that is longer is left out, and counted")
-    tokens_per_micro_batch: Positive = Field(8192, description="padded tokens that a worker holds at a time; a question stays whole")
+    tokens_per_micro_batch: Positive = Field(
+        8192, description="padded tokens that a worker holds at a time; a question stays whole"
+    )
     steps_per_checkpoint: Positive = Field(200, description="optimizer steps between two checkpoints to resume from")
 
 
@@ -77,7 +86,9 @@ class AlignmentConfig(TrainingConfig):
     """L = vft_weight * L_VFT + weight * L_A."""
 
     loss: LossName = Field("bc", description="L_A: unconstrained, dc (detached constraint) or bc (boundary constraint)")
-    beta: Annotated[float, Field(ge=0)] = Field(0.2, description="bc: the boundary lies this far below the worst positive, nats per token")
+    beta: Annotated[float, Field(ge=0)] = Field(
+        0.2, description="bc: the boundary lies this far below the worst positive, nats per token"
+    )
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_A")
     vft_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_VFT")
     vft_covers: Literal["reference", "reference+positives"] = Field("reference", description="the chains that L_VFT runs over")
@@ -96,7 +107,9 @@ class ResourcesConfig(Settings):
     gpus_per_training_worker: Annotated[float, Field(ge=0)] = 0
     gpus_per_sampling_actor: Annotated[int, Field(ge=0)] = Field(0, description="vLLM's tensor-parallel size; 0: on the CPU")
     cpus_per_training_worker: Annotated[float, Field(gt=0)] = 1
-    cpus_per_sampling_actor: Annotated[float, Field(gt=0)] = Field(0.5, description="what Ray sets aside; fractions leave room for readers")
+    cpus_per_sampling_actor: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="what Ray sets aside; fractions leave room for readers"
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed: what is partitioned over the workers")
     activation_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, a third more work")
     kv_cache_gib: Positive = Field(1, description="vLLM on the CPU: its cache, per actor")

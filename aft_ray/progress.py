@@ -1,4 +1,4 @@
-"""Progress of a stage: what the actors and workers count, drawn by the driver as a bar on a terminal, as plain lines elsewhere."""
+"""Progress of a stage: what the actors and workers count, drawn as a bar on a terminal, as plain lines elsewhere."""
 
 import threading
 import time
@@ -8,7 +8,15 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 15.0

@@ -1,6 +1,6 @@
 """The run: the stages in order, each skipped when its result is there and still valid.
 
-    questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`
+questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`
 """
 
 import hashlib
@@ -62,7 +62,12 @@ class Run:
             manifest, skipped = self.ensure(stage, manifests)
             manifests[stage.name] = manifest
             rows.append(
-                {"name": stage.name, "seconds": 0.0 if skipped else manifest.seconds, "skipped": skipped, "counts": manifest.counts}
+                {
+                    "name": stage.name,
+                    "seconds": 0.0 if skipped else manifest.seconds,
+                    "skipped": skipped,
+                    "counts": manifest.counts,
+                }
             )
         summary = summarise(
             self.config,

@@ -79,11 +79,7 @@ def differences(before: Any, now: Any, path: str = "") -> list[str]:
     """Which settings differ, a line each: `alignment.beta: 0.2 -> 0.1`."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(key for key in now if key not in before)]
-        return [
-            line
-            for key in keys
-            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
+        return [line for key in keys for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
     return [] if before == now else [f"{path}: {json.dumps(before)} -> {json.dumps(now)}"]
 
 

@@ -43,7 +43,9 @@ class Candidate(Record):
     token_ids: tuple[Count, ...] = Field(description="as sampled, end-of-sequence included when the chain ended by itself")
     finish_reason: FinishReason = Field(description="stop: ended by itself; length: cut off at max_new_tokens")
     log_likelihood: float = Field(le=0, description="sum over token_ids in nats, before temperature and top-p")
-    extracted: str | None = Field(description="the last answer that the text states; None before labelling and where it states none")
+    extracted: str | None = Field(
+        description="the last answer that the text states; None before labelling and where it states none"
+    )
     verdict: Verdict | None = Field(description="extracted against gold; None before labelling")
     label: Label | None = Field(description="what training does with it; None before labelling")
     reason: str | None = Field(description="why it has this label; None before labelling")

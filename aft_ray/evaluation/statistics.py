@@ -36,7 +36,5 @@ def paired_means_p(before: Sequence[float], after: Sequence[float]) -> float:
     difference = np.asarray(after) - np.asarray(before)
     if not difference.any():
         return 1.0
-    result = stats.permutation_test(
-        (difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES * 5, rng=0
-    )
+    result = stats.permutation_test((difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES * 5, rng=0)
     return float(result.pvalue)

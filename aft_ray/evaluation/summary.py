@@ -35,7 +35,13 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     percent = f"{summary['confidence']:.0%}"
     first = summary["models"][0]
     table = Table(title=f"{first['task']}, {first['n']} held-out questions, seed {summary['seed']}", title_justify="left")
-    for heading in ("model", f"accuracy [{percent} interval]", f"assessment accuracy [{percent} interval]", "positives", "negatives"):
+    for heading in (
+        "model",
+        f"accuracy [{percent} interval]",
+        f"assessment accuracy [{percent} interval]",
+        "positives",
+        "negatives",
+    ):
         table.add_column(heading.replace("[", r"\["), justify="left" if heading == "model" else "right")
     for model in summary["models"]:
         table.add_row(
@@ -54,8 +60,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     )
     console.print(table)
     console.print(
-        f"[dim]Assessment: {first['assessment_pairs']:,} pairs (right chain, wrong chain) of {first['assessment_questions']} questions; "
-        "positives, negatives: mean log-likelihood per token. p: paired tests.[/]",
+        f"[dim]Assessment: {first['assessment_pairs']:,} pairs of a right and a wrong chain, "
+        f"{first['assessment_questions']} questions. Positives, negatives: mean log-likelihood per token. p: paired tests.[/]",
         highlight=False,
     )
 

@@ -59,7 +59,9 @@ class Engine:
             )
         )
 
-    async def sample(self, prompt_ids: Sequence[int], n: int, temperature: float, top_p: float, seed: int) -> tuple[Candidate, ...]:
+    async def sample(
+        self, prompt_ids: Sequence[int], n: int, temperature: float, top_p: float, seed: int
+    ) -> tuple[Candidate, ...]:
         """n chains, with their log-likelihoods as the model gives them before temperature and top-p."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import ray.data
 from ray.actor import ActorHandle
 
-from aft_ray.config import SamplingConfig
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
 from aft_ray.tasks import TASKS
@@ -93,15 +92,15 @@ class EvaluationActor:
 def sample_candidates(questions: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
     """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`."""
 
-    def label(table: pa.Table, config: SamplingConfig, counter: ActorHandle[Any]) -> pa.Table:
-        groups = [label_group(group, TASKS[group.question.task], config) for group in from_table(CandidateGroup, table)]
+    def label(table: pa.Table) -> pa.Table:
+        groups = [
+            label_group(group, TASKS[group.question.task], settings.sampling) for group in from_table(CandidateGroup, table)
+        ]
         counter.add.remote(len(groups))
         return to_table(CandidateGroup, groups)
 
     stream = _through_pool(ray.data.read_parquet(str(questions)), SamplingActor, settings)
-    stream = stream.map_batches(
-        label, fn_kwargs={"config": settings.sampling, "counter": counter}, batch_format="pyarrow", batch_size=None
-    )
+    stream = stream.map_batches(label, batch_format="pyarrow", batch_size=None)
     stream.write_parquet(str(out))
 
 
@@ -111,13 +110,13 @@ def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: A
     def held_out(table: pa.Table) -> pa.Table:
         return table.filter(pc.not_equal(pc.struct_field(table["question"], "split"), "train"))
 
-    def count(table: pa.Table, counter: ActorHandle[Any]) -> pa.Table:
+    def count(table: pa.Table) -> pa.Table:
         counter.add.remote(len(table))
         return table
 
     rows = ray.data.read_parquet(str(groups)).map_batches(held_out, batch_format="pyarrow", batch_size=None)
     stream = _through_pool(rows, EvaluationActor, settings)
-    stream = stream.map_batches(count, fn_kwargs={"counter": counter}, batch_format="pyarrow", batch_size=None)
+    stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
     stream.write_parquet(str(out))
 
 

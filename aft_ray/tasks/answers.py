@@ -60,4 +60,3 @@ def _plain(match: re.Match[str]) -> str | None:
         return None
     negative = (match["sign"] in ("-", "\u2212")) != bool(match["sign2"])
     return f"{'-' if negative else ''}{whole or '0'}{decimals}{f'/{denominator}' if denominator else ''}"
-

@@ -1,7 +1,7 @@
 """arithmetic: generated word problems in several steps, with chains of thought. No file needed; licence: the project's own.
 
-    question   Mia has 41 pears. She buys 3 bags with 6 pears each. Then she gives 9 pears to Tom. How many pears does Mia have now?
-    reference  3 * 6 = 18. 41 + 18 = 59. 59 - 9 = 50. The answer is 50.
+    question   Mia has 41 pears. She buys 3 bags with 6 pears each. She gives 9 pears to Tom. How many pears does Mia have now?
+    reference  3*6=18. 41+18=59. 59-9=50. The answer is 50.
     gold       50
 
 A question admits many right chains, and its reference is one of them, drawn at random: step by step in the order of the
@@ -118,16 +118,21 @@ def draw_problem(rng: random.Random, difficulty: int) -> tuple[int, list[Event]]
 
 
 def tell(start: int, events: list[Event], rng: random.Random) -> str:
+    """The whole question."""
+    return " ".join(sentences(start, events, rng))
+
+
+def sentences(start: int, events: list[Event], rng: random.Random) -> list[str]:
+    """How it begins, what happens event by event, and the question."""
     they = rng.choice(("She", "He"))
     owner = rng.choice(NAMES[they])
     items = rng.choice(ITEMS)
-    sentences = [f"{owner} has {start} {items}."]
+    told = [f"{owner} has {start} {items}."]
     for event in events:
         if event.count > 1:
             template = rng.choice(GAIN_GROUPS if event.sign > 0 else LOSE_GROUPS)
         else:
             template = rng.choice(GAIN if event.sign > 0 else LOSE)
-        other = rng.choice([name for names in NAMES.values() for name in names if name != owner])
         sentence = template.format(
             they=they,
             they2="her" if they == "She" else "him",
@@ -135,11 +140,10 @@ def tell(start: int, events: list[Event], rng: random.Random) -> str:
             m=event.size,
             items=items,
             boxes=rng.choice(BOXES),
-            other=other,
+            other=rng.choice([name for names in NAMES.values() for name in names if name != owner]),
         )
-        sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
-    sentences.append(f"How many {items} does {owner} have now?")
-    return " ".join(sentences)
+        told.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    return [*told, f"How many {items} does {owner} have now?"]
 
 
 def solve(start: int, events: list[Event], total: int, rng: random.Random) -> str:
@@ -150,21 +154,21 @@ def solve(start: int, events: list[Event], total: int, rng: random.Random) -> st
 
 def step_by_step(start: int, events: list[Event], rng: random.Random) -> list[str]:
     """In the order of the story, each product either first of all or where it is needed."""
-    products = [f"{e.count} * {e.size} = {e.amount}." for e in events if e.count > 1]
+    products = [f"{e.count}*{e.size}={e.amount}." for e in events if e.count > 1]
     products_first = rng.random() < 0.5
     steps = products if products_first else []
     total = start
     for event in events:
         if event.count > 1 and not products_first:
             steps.append(products.pop(0))
-        steps.append(f"{total} {'+' if event.sign > 0 else '-'} {event.amount} = {total + event.sign * event.amount}.")
+        steps.append(f"{total}{'+' if event.sign > 0 else '-'}{event.amount}={total + event.sign * event.amount}.")
         total += event.sign * event.amount
     return steps
 
 
 def gathered(start: int, events: list[Event], rng: random.Random) -> list[str]:
     """All gains and all losses summed first, then applied."""
-    steps = [f"{e.count} * {e.size} = {e.amount}." for e in events if e.count > 1]
+    steps = [f"{e.count}*{e.size}={e.amount}." for e in events if e.count > 1]
     total = start
     for sign in (1, -1):
         amounts = [e.amount for e in events if e.sign == sign]
@@ -173,15 +177,15 @@ def gathered(start: int, events: list[Event], rng: random.Random) -> list[str]:
         rng.shuffle(amounts)
         gathered_amount = amounts[0]
         for amount in amounts[1:]:
-            steps.append(f"{gathered_amount} + {amount} = {gathered_amount + amount}.")
+            steps.append(f"{gathered_amount}+{amount}={gathered_amount + amount}.")
             gathered_amount += amount
-        steps.append(f"{total} {'+' if sign > 0 else '-'} {gathered_amount} = {total + sign * gathered_amount}.")
+        steps.append(f"{total}{'+' if sign > 0 else '-'}{gathered_amount}={total + sign * gathered_amount}.")
         total += sign * gathered_amount
     return steps
 
 
 def at_once(start: int, events: list[Event], rng: random.Random) -> list[str]:
     """A single equation."""
-    terms = [f" {'+' if e.sign > 0 else '-'} {f'{e.count} * {e.size}' if e.count > 1 else e.size}" for e in events]
+    terms = [f"{'+' if e.sign > 0 else '-'}{f'{e.count}*{e.size}' if e.count > 1 else e.size}" for e in events]
     total = start + sum(event.sign * event.amount for event in events)
-    return [f"{start}{''.join(terms)} = {total}."]
+    return [f"{start}{''.join(terms)}={total}."]

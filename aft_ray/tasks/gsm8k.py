@@ -17,7 +17,8 @@ from schemas import Question, Split
 
 def read(config: TaskConfig, seed: int) -> list[Question]:
     """Training and held-out questions, in the order of their files. Raises BadInputError."""
-    assert config.train_file is not None and config.test_file is not None
+    assert config.train_file is not None
+    assert config.test_file is not None
     faults: list[str] = []
     questions = read_file(config.train_file, "train", config.train_questions, faults)
     questions += read_file(config.test_file, "test", config.test_questions, faults)

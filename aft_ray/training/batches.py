@@ -56,37 +56,31 @@ class Batch:
 
 def make_batch(examples: list[Example]) -> Batch:
     """The tensors of some questions. No examples make a batch of one token and no chain, which costs a pass and adds nothing."""
-    rows = [_lay_out(example) for example in examples] or [([0], [0], [-1])]
-    width = max(len(tokens) for tokens, _, _ in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    positions = torch.zeros(len(rows), width, dtype=torch.long)
+    rows, width = max(1, len(examples)), max((example.length for example in examples), default=1)
+    input_ids = torch.zeros(rows, width, dtype=torch.long)
+    positions = torch.zeros(rows, width, dtype=torch.long)
     # Segment 0 is the prompt, 1, 2, ... the chains; padding is a segment of its own, so that no token sees it.
-    segment = torch.full((len(rows), width), -1, dtype=torch.long)
+    segments = torch.full((rows, width), -1, dtype=torch.long)
     predictors: list[int] = []
-    targets: list[int] = []
-    for row, (example, (tokens, places, segments)) in enumerate(zip(examples or [None], rows, strict=True)):
-        input_ids[row, : len(tokens)] = torch.tensor(tokens)
-        positions[row, : len(tokens)] = torch.tensor(places)
-        segment[row, : len(tokens)] = torch.tensor(segments)
-        if example is None:
-            continue
-        start = len(example.prompt_ids)
+    for row, example in enumerate(examples):
+        in_row = slice(0, example.length)
+        input_ids[row, in_row], positions[row, in_row], segments[row, in_row] = map(torch.tensor, _lay_out(example))
+        start = row * width + len(example.prompt_ids)
+        last_of_prompt = start - 1
         for chain in example.chains:
-            size = len(chain.token_ids)
             # The last token of the prompt predicts the first one of every chain.
-            predictors += [row * width + len(example.prompt_ids) - 1]
-            predictors += range(row * width + start, row * width + start + size - 1)
-            targets += chain.token_ids
-            start += size
-    lengths = [len(chain.token_ids) for example in examples for chain in example.chains]
+            predictors += [last_of_prompt, *range(start, start + len(chain.token_ids) - 1)]
+            start += len(chain.token_ids)
+    chains = [chain.token_ids for example in examples for chain in example.chains]
+    lengths = torch.tensor([len(token_ids) for token_ids in chains], dtype=torch.long)
     return Batch(
-        input_ids,
-        positions,
-        _attention_mask(segment),
-        torch.tensor(predictors, dtype=torch.long),
-        torch.tensor(targets, dtype=torch.long),
-        torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long)),
-        torch.tensor(lengths, dtype=torch.long),
+        input_ids_RL=input_ids,
+        position_ids_RL=positions,
+        attention_mask_R1LL=_attention_mask(segments),
+        predictor_T=torch.tensor(predictors, dtype=torch.long),
+        target_ids_T=torch.tensor([token for token_ids in chains for token in token_ids], dtype=torch.long),
+        target_chain_T=torch.arange(len(chains)).repeat_interleave(lengths),
+        chain_lengths_C=lengths,
     )
 
 

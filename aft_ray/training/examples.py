@@ -48,4 +48,3 @@ def within(examples: Sequence[Example], max_tokens: int) -> list[Example]:
         if chains:
             kept.append(Example(example.question_id, example.prompt_ids, chains))
     return kept
-

@@ -53,7 +53,9 @@ class GlobalLoss:
         self.vft_weight = vft_weight
         self.vft_roles = ("reference", "positive") if vft_covers_positives else ("reference",)
 
-    def part(self, scores_C: Tensor, examples: Sequence[Example], global_batch: Sequence[Example]) -> tuple[Tensor, dict[str, float]]:
+    def part(
+        self, scores_C: Tensor, examples: Sequence[Example], global_batch: Sequence[Example]
+    ) -> tuple[Tensor, dict[str, float]]:
         """What these examples add to the loss of the global batch, and to its two terms unweighted."""
         # An empty part must still reach every parameter in backward: a zero that hangs on the scores.
         zero = scores_C.sum() * 0.0

@@ -59,10 +59,11 @@ def train_worker(settings: dict[str, Any]) -> None:
             job.counter.put.remote(step, len(batches), f"loss {history[-1]['loss']:.3f}")
         if step % job.training.steps_per_checkpoint == 0 and step < len(batches):
             save_checkpoint(engine, {"step": step, "history": history})
+    probe = probe_scores(engine, examples[0])
     export(engine, job)
     if context.get_world_rank() == 0:
         counts = {"examples": len(examples), "left out": left_out, "steps": step}
-        (job.out / "training.json").write_text(json.dumps({"counts": counts, "history": history}))
+        (job.out / "training.json").write_text(json.dumps({"counts": counts, "history": history, "probe": probe}))
     deepspeed.comm.barrier()
 
 
@@ -91,7 +92,9 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
     # Ray writes a stream's files in no fixed order.
     examples = within(sorted(found, key=lambda example: example.question_id), job.training.max_tokens)
     if not examples:
-        raise ValueError(f"nothing to train on in {job.records}: no chain of at most max_tokens = {job.training.max_tokens} tokens")
+        raise ValueError(
+            f"nothing to train on in {job.records}: no chain of at most max_tokens = {job.training.max_tokens} tokens"
+        )
     return examples, sum(len(e.chains) for e in found) - sum(len(e.chains) for e in examples)
 
 
@@ -182,6 +185,13 @@ def save_checkpoint(engine: Any, state: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine.save_checkpoint(folder, client_state=state)
         train.report({"step": state["step"]}, checkpoint=train.Checkpoint.from_directory(folder))
+
+
+def probe_scores(engine: Any, example: Example) -> dict[str, Any]:
+    """Scores of one example under the trained weights: whoever loads the exported model can compare."""
+    with torch.no_grad():
+        scores_C = engine(make_batch([example]).to(engine.device))
+    return {"question_id": example.question_id, "chains": [c.token_ids for c in example.chains], "scores": scores_C.tolist()}
 
 
 def export(engine: Any, job: TrainingJob) -> None:

@@ -56,8 +56,16 @@ def test_could_not_tell(text):
 
 @pytest.mark.parametrize(
     ("extracted", "gold", "verdict"),
-    [("18", "18", "right"), ("18.00", "18", "right"), ("1234", "1,234", "right"), ("0.75", "3/4", "right")]
-    + [("19", "18", "wrong"), ("-18", "18", "wrong"), ("180", "18", "wrong"), ("4/3", "3/4", "wrong")],
+    [
+        ("18", "18", "right"),
+        ("18.00", "18", "right"),
+        ("1234", "1,234", "right"),
+        ("0.75", "3/4", "right"),
+        ("19", "18", "wrong"),
+        ("-18", "18", "wrong"),
+        ("180", "18", "wrong"),
+        ("4/3", "3/4", "wrong"),
+    ],
 )
 def test_comparison(extracted, gold, verdict):
     assert compare_numbers(extracted, gold) == verdict

@@ -15,7 +15,15 @@ score_lists = st.lists(st.floats(-5, 0), min_size=1, max_size=6)
 
 def evaluation(number, verdict, positives=(), negatives=()):
     greedy = Candidate(
-        index=0, text="", token_ids=(1,), finish_reason="stop", log_likelihood=-1.0, extracted=None, verdict=verdict, label=None, reason=None
+        index=0,
+        text="",
+        token_ids=(1,),
+        finish_reason="stop",
+        log_likelihood=-1.0,
+        extracted=None,
+        verdict=verdict,
+        label=None,
+        reason=None,
     )
     return Evaluation(
         question_id=f"{number:04}", model="m", greedy=greedy, positive_scores=tuple(positives), negative_scores=tuple(negatives)

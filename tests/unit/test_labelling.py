@@ -17,11 +17,22 @@ CHAINS = [
 
 def labelled(**settings):
     candidates = tuple(
-        Candidate(index=i, text=text, token_ids=(1,), finish_reason=finish, log_likelihood=-1.0, extracted=None, verdict=None, label=None,
-                  reason=None)
+        Candidate(
+            index=i,
+            text=text,
+            token_ids=(1,),
+            finish_reason=finish,
+            log_likelihood=-1.0,
+            extracted=None,
+            verdict=None,
+            label=None,
+            reason=None,
+        )
         for i, (text, finish) in enumerate(CHAINS)
-    )  # fmt: skip
-    group = CandidateGroup(question=QUESTION, candidates=candidates, model="m", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=9)
+    )
+    group = CandidateGroup(
+        question=QUESTION, candidates=candidates, model="m", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=9
+    )
     return label_group(group, TASKS["arithmetic"], SamplingConfig(**settings))
 
 

@@ -18,24 +18,46 @@ names = st.text(min_size=1, max_size=10)
 optional_texts = st.none() | texts
 counts = st.integers(0, 2**63 - 1)
 questions = st.builds(
-    Question, question_id=names, task=names, split=st.sampled_from(["train", "validation", "test"]), text=names, gold=names,
+    Question,
+    question_id=names,
+    task=names,
+    split=st.sampled_from(["train", "validation", "test"]),
+    text=names,
+    gold=names,
     reference=optional_texts,
-)  # fmt: skip
+)
 candidates = st.builds(
-    Candidate, index=st.just(0), text=texts, token_ids=st.lists(counts, max_size=5).map(tuple),
-    finish_reason=st.sampled_from(["stop", "length"]), log_likelihood=st.floats(max_value=0, allow_nan=False, allow_infinity=False),
-    extracted=optional_texts, verdict=st.none() | st.sampled_from(["right", "wrong", "unknown"]),
-    label=st.none() | st.sampled_from(["positive", "negative", "dropped"]), reason=optional_texts,
-)  # fmt: skip
+    Candidate,
+    index=st.just(0),
+    text=texts,
+    token_ids=st.lists(counts, max_size=5).map(tuple),
+    finish_reason=st.sampled_from(["stop", "length"]),
+    log_likelihood=st.floats(max_value=0, allow_nan=False, allow_infinity=False),
+    extracted=optional_texts,
+    verdict=st.none() | st.sampled_from(["right", "wrong", "unknown"]),
+    label=st.none() | st.sampled_from(["positive", "negative", "dropped"]),
+    reason=optional_texts,
+)
 groups = st.builds(
-    CandidateGroup, question=questions, model=texts, seed=counts, max_new_tokens=counts,
-    candidates=st.lists(candidates, max_size=4).map(lambda found: tuple(c.model_copy(update={"index": i}) for i, c in enumerate(found))),
-    temperature=st.floats(0, 10), top_p=st.floats(0, 1, exclude_min=True),
-)  # fmt: skip
+    CandidateGroup,
+    question=questions,
+    model=texts,
+    seed=counts,
+    max_new_tokens=counts,
+    candidates=st.lists(candidates, max_size=4).map(
+        lambda found: tuple(c.model_copy(update={"index": i}) for i, c in enumerate(found))
+    ),
+    temperature=st.floats(0, 10),
+    top_p=st.floats(0, 1, exclude_min=True),
+)
 evaluations = st.builds(
-    Evaluation, question_id=names, model=texts, greedy=st.none() | candidates,
-    positive_scores=st.lists(st.floats(-50, 0), max_size=3).map(tuple), negative_scores=st.just(()),
-)  # fmt: skip
+    Evaluation,
+    question_id=names,
+    model=texts,
+    greedy=st.none() | candidates,
+    positive_scores=st.lists(st.floats(-50, 0), max_size=3).map(tuple),
+    negative_scores=st.just(()),
+)
 
 
 @pytest.mark.parametrize(("model", "records"), [(Question, questions), (CandidateGroup, groups), (Evaluation, evaluations)])
@@ -67,13 +89,26 @@ def test_records_are_frozen():
 
 def test_a_candidate_index_twice_is_refused():
     candidate = Candidate(
-        index=0, text="", token_ids=(), finish_reason="stop", log_likelihood=0.0, extracted=None, verdict=None, label=None, reason=None
+        index=0,
+        text="",
+        token_ids=(),
+        finish_reason="stop",
+        log_likelihood=0.0,
+        extracted=None,
+        verdict=None,
+        label=None,
+        reason=None,
     )
     with pytest.raises(ValidationError, match="indices"):
         CandidateGroup(
-            question=Question(**QUESTION), candidates=(candidate, candidate), model="m", seed=0, temperature=1.0, top_p=1.0,
+            question=Question(**QUESTION),
+            candidates=(candidate, candidate),
+            model="m",
+            seed=0,
+            temperature=1.0,
+            top_p=1.0,
             max_new_tokens=1,
-        )  # fmt: skip
+        )
 
 
 def test_another_version_and_another_record_are_refused_by_file_name(tmp_path):

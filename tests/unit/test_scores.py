@@ -13,9 +13,14 @@ from aft_ray.training.scores import GlobalLoss, Scorer
 from schemas import Candidate, CandidateGroup, Question
 
 tokens = st.integers(3, 60)
-chains = st.builds(Chain, st.lists(tokens, min_size=1, max_size=12).map(tuple), st.sampled_from(["reference", "positive", "negative"]))
+chains = st.builds(
+    Chain, st.lists(tokens, min_size=1, max_size=12).map(tuple), st.sampled_from(["reference", "positive", "negative"])
+)
 examples = st.builds(
-    Example, st.just("q"), st.lists(tokens, min_size=1, max_size=12).map(tuple), st.lists(chains, min_size=1, max_size=4).map(tuple)
+    Example,
+    st.just("q"),
+    st.lists(tokens, min_size=1, max_size=12).map(tuple),
+    st.lists(chains, min_size=1, max_size=4).map(tuple),
 )
 batches = st.lists(examples, min_size=1, max_size=4)
 
@@ -24,9 +29,14 @@ batches = st.lists(examples, min_size=1, max_size=4)
 def model():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(config).double()
 
 
@@ -130,11 +140,22 @@ class Words:
 def group(labels, reference):
     question = Question(question_id="q", task="arithmetic", split="train", text="?", gold="1", reference=reference)
     candidates = tuple(
-        Candidate(index=i, text=str(i), token_ids=(i + 5, 1), finish_reason="stop", log_likelihood=-1.0, extracted=None, verdict=None,
-                  label=label, reason="")
+        Candidate(
+            index=i,
+            text=str(i),
+            token_ids=(i + 5, 1),
+            finish_reason="stop",
+            log_likelihood=-1.0,
+            extracted=None,
+            verdict=None,
+            label=label,
+            reason="",
+        )
         for i, label in enumerate(labels)
-    )  # fmt: skip
-    return CandidateGroup(question=question, candidates=candidates, model="m", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=9)
+    )
+    return CandidateGroup(
+        question=question, candidates=candidates, model="m", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=9
+    )
 
 
 @pytest.mark.parametrize(

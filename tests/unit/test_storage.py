@@ -1,5 +1,7 @@
 """The run directory: whole stages or none, and what a change is called."""
 
+from pathlib import Path
+
 import pytest
 
 from aft_ray.storage import differences, fingerprint, model_fingerprint, read_manifest, stage_folder, write_atomically
@@ -8,19 +10,23 @@ from schemas import StageManifest
 MANIFEST = StageManifest(stage="s", fingerprint="f", settings={}, inputs={}, counts={}, seconds=1.0, versions={})
 
 
-def test_a_stage_that_fails_leaves_nothing_in_its_place(tmp_path):
-    with pytest.raises(RuntimeError), stage_folder(tmp_path / "vft", "1234") as out:
+def interrupted(stage: Path, fingerprint: str) -> None:
+    with stage_folder(stage, fingerprint) as out:
         (out / "half").write_text("half")
         raise RuntimeError
+
+
+def test_a_stage_that_fails_leaves_nothing_in_its_place(tmp_path):
+    with pytest.raises(RuntimeError):
+        interrupted(tmp_path / "vft", "1234")
     assert not (tmp_path / "vft").exists()
     with stage_folder(tmp_path / "vft", "1234") as out:
         assert (out / "half").read_text() == "half", "what the interrupted stage left is there to go on from"
 
 
 def test_leftovers_of_other_settings_are_not_found(tmp_path):
-    with pytest.raises(RuntimeError), stage_folder(tmp_path / "vft", "1234") as out:
-        (out / "half").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        interrupted(tmp_path / "vft", "1234")
     with stage_folder(tmp_path / "vft", "5678") as out:
         assert list(out.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["vft"]

@@ -1,0 +1,175 @@
+"""A whole run on the real parts: what each stage leaves, and what a second start does with it."""
+
+import io
+import json
+import os
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from aft_ray.run import Run
+from aft_ray.tasks import TASKS, read_questions
+from aft_ray.tasks.tokens import prompt_ids
+from schemas import CandidateGroup, Evaluation, arrow_schema, read_parquet
+from tests.integration.conftest import HELD_OUT, TRAIN_QUESTIONS, K
+
+STAGES = ["questions", "vft", "sample", "align", "evaluate-vft", "evaluate-aft"]
+
+
+@pytest.fixture(scope="module")
+def groups(finished_run) -> list[CandidateGroup]:
+    return read_parquet(finished_run[0] / "sample" / "groups", CandidateGroup)
+
+
+@pytest.fixture(scope="module")
+def vft_model(finished_run):
+    return AutoModelForCausalLM.from_pretrained(finished_run[0] / "vft" / "model", dtype=torch.float32)
+
+
+def mean_log_likelihood(model, prompt, chain):
+    ids = torch.tensor([[*prompt, *chain]])
+    with torch.no_grad():
+        log_probabilities = model(ids).logits[0].double().log_softmax(-1)
+    places = torch.arange(len(prompt), ids.shape[1])
+    return log_probabilities[places - 1, ids[0, places]].mean().item()
+
+
+def test_every_question_comes_once_with_all_its_candidates(groups, small_config):
+    assert sorted(g.question.question_id for g in groups) == sorted(
+        q.question_id for q in read_questions(small_config.task, small_config.seed)
+    )
+    assert {len(group.candidates) for group in groups} == {K}
+
+
+def test_files_have_the_schema_of_the_record(finished_run):
+    for file in (finished_run[0] / "sample" / "groups").glob("*.parquet"):
+        assert pq.read_schema(file).equals(arrow_schema(CandidateGroup))
+
+
+def test_candidates_are_what_the_sampler_says_of_them(groups, vft_model, finished_run):
+    """Text against tokens, and the raw log-likelihood against transformers' own forward."""
+    tokenizer = AutoTokenizer.from_pretrained(finished_run[0] / "vft" / "model")
+    for group in groups[:12]:
+        for candidate in group.candidates:
+            assert tokenizer.decode(candidate.token_ids, skip_special_tokens=True) == candidate.text
+            assert (candidate.token_ids[-1] == tokenizer.eos_token_id) == (candidate.finish_reason == "stop")
+            expected = mean_log_likelihood(vft_model, prompt_ids(group.question, tokenizer), candidate.token_ids)
+            assert candidate.score == pytest.approx(expected, abs=1e-3)
+
+
+def test_labels_follow_from_text_and_gold(groups):
+    labels = set()
+    for group in groups:
+        texts = [candidate.text for candidate in group.candidates]
+        for place, candidate in enumerate(group.candidates):
+            labels.add(candidate.label)
+            assert (candidate.reason == "duplicate") == (candidate.text in texts[:place] and candidate.reason != "cut off")
+            if candidate.label == "positive":
+                assert candidate.text.endswith(f"The answer is {group.question.gold}.")
+    assert labels == {"positive", "negative", "dropped"}, "the small run no longer exercises every label"
+
+
+@pytest.mark.parametrize("stage", ["vft", "align"])
+def test_the_exported_model_scores_as_the_trainer_did(finished_run, stage):
+    folder = finished_run[0] / stage
+    probe = json.loads((folder / "training.json").read_text())["probe"]
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    questions = {g.question.question_id: g.question for g in read_parquet(finished_run[0] / "sample" / "groups", CandidateGroup)}
+    prompt = prompt_ids(questions[probe["question_id"]], tokenizer)
+    for chain, score in zip(probe["chains"], probe["scores"], strict=True):
+        assert mean_log_likelihood(model, prompt, chain) == pytest.approx(score, abs=1e-4)
+
+
+def test_the_exported_model_is_a_whole_hugging_face_directory(finished_run):
+    folder = finished_run[0] / "align" / "model"
+    assert list(folder.glob("*.safetensors"))
+    assert not list(folder.glob("*.bin"))
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == AutoTokenizer.from_pretrained(folder).eos_token_id
+
+
+def test_both_models_are_assessed_on_the_same_candidates(finished_run, groups, vft_model):
+    folder = finished_run[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "vft" / "model")
+    of_question = {group.question.question_id: group for group in groups}
+    vft, aft = (
+        {e.question_id: e for e in read_parquet(folder / stage / "evaluations", Evaluation)}
+        for stage in ("evaluate-vft", "evaluate-aft")
+    )
+    assert vft.keys() == aft.keys() == {q for q, group in of_question.items() if group.question.split == "test"}
+    for question_id, evaluation in vft.items():
+        group = of_question[question_id]
+        positives = [c for c in group.candidates if c.label == "positive"]
+        negatives = [c for c in group.candidates if c.label == "negative"]
+        if not (positives and negatives):
+            assert evaluation.positive_scores == evaluation.negative_scores == ()
+            continue
+        assert evaluation.positive_scores == pytest.approx([c.score for c in positives], abs=1e-3)
+        assert evaluation.negative_scores == pytest.approx([c.score for c in negatives], abs=1e-3)
+        assert len(aft[question_id].positive_scores) == len(positives)
+        prompt = prompt_ids(group.question, tokenizer)
+        assert evaluation.positive_scores[0] == pytest.approx(
+            mean_log_likelihood(vft_model, prompt, positives[0].token_ids), abs=1e-3
+        )
+
+
+def test_greedy_accuracy_is_that_of_the_greedy_chains(finished_run):
+    folder, summary = finished_run
+    for row, stage in zip(summary["models"], ("evaluate-vft", "evaluate-aft"), strict=True):
+        evaluations = read_parquet(folder / stage / "evaluations", Evaluation)
+        golds = {g.question.question_id: g.question.gold for g in read_parquet(folder / "sample" / "groups", CandidateGroup)}
+        task = TASKS["arithmetic"]
+        right = [task.compare(task.extract(e.greedy.text), golds[e.question_id]) == "right" for e in evaluations]
+        assert row["accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def test_the_summary_has_what_is_promised(finished_run):
+    folder, summary = finished_run
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert [model["name"] for model in summary["models"]] == ["vft", "aft"]
+    for model in summary["models"]:
+        assert model["task"] == "arithmetic"
+        assert model["n"] == HELD_OUT
+        assert model["accuracy_ci"][0] <= model["accuracy"] <= model["accuracy_ci"][1]
+        assert 0 <= model["assessment_accuracy"] <= 1
+        assert model["assessment_pairs"] > 0
+        assert model["mean_positive_score"] < 0 > model["mean_negative_score"]
+    assert [stage["name"] for stage in summary["stages"]] == STAGES
+    assert summary["stages"][0]["counts"] == {"train": TRAIN_QUESTIONS, "with reference": 32, "held out": HELD_OUT}
+    assert summary["stages"][2]["counts"]["candidates"] == K * (TRAIN_QUESTIONS + HELD_OUT)
+    assert summary["seed"] == 0
+    assert {"torch", "ray", "deepspeed", "transformers"} <= summary["versions"].keys()
+
+
+def test_the_loss_falls(finished_run):
+    history = json.loads((finished_run[0] / "vft" / "training.json").read_text())["history"]
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+
+
+def execute(config):
+    printed = io.StringIO()
+    run = Run(config, Console(file=printed, width=200))
+    summary = run.execute()
+    return [stage["name"] for stage in summary["stages"] if not stage["skipped"]], summary, printed.getvalue()
+
+
+def test_a_second_start_does_nothing(finished_run, small_config):
+    started, before = time.monotonic(), psutil.Process(os.getpid()).children(recursive=True)
+    made, summary, _ = execute(small_config)
+    assert made == []
+    assert time.monotonic() - started < 30
+    assert len(psutil.Process(os.getpid()).children(recursive=True)) <= len(before) + 2
+    assert summary["models"] == finished_run[1]["models"]
+
+
+def test_another_beta_makes_alignment_and_its_evaluation_again_and_says_why(finished_run, small_config):
+    changed = small_config.model_copy(update={"alignment": small_config.alignment.model_copy(update={"beta": 0.05})})
+    made, _, printed = execute(changed)
+    assert made == ["align", "evaluate-aft"]
+    assert "alignment.beta: 0.2 -> 0.05" in printed
+    assert "align has changed" in printed

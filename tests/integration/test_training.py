@@ -1,0 +1,129 @@
+"""Two DeepSpeed workers under Ray Train against a plain loop of torch in one process, one chain at a time."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
+from aft_ray.tasks.arithmetic import generate
+from aft_ray.tasks.tokens import prompt_ids
+from aft_ray.training.batches import global_batches, share_out
+from aft_ray.training.trainer import run_training
+from aft_ray.training.worker import TrainingJob, load_examples
+from schemas import Candidate, CandidateGroup, write_parquet
+
+LEARNING_RATE, BETA = 1e-3, 0.1
+
+
+def skewed_groups(tokenizer):
+    """One question with twelve chains among questions with two, one without positives, one without negatives."""
+    sizes = [12, 2, 2, 2, 2, 2, 1, 1]
+    for number, (question, size) in enumerate(zip(generate("train", len(sizes), 0, 1), sizes, strict=True)):
+        labels = ["positive", "negative"] * (size // 2) or [("negative", "positive")[number % 2]]
+        ids = tokenizer(" 1+1=2. The answer is 2.", add_special_tokens=False)["input_ids"]
+        candidates = tuple(
+            Candidate(
+                index=i,
+                text=str(i),
+                token_ids=(*ids[: len(ids) - i % 5], tokenizer.eos_token_id),
+                finish_reason="stop",
+                log_likelihood=-1.0,
+                extracted=None,
+                verdict=None,
+                label=label,
+                reason="",
+            )
+            for i, label in enumerate(labels)
+        )
+        reference = question.reference if number % 2 else None
+        yield CandidateGroup(
+            question=question.model_copy(update={"reference": reference}),
+            candidates=candidates,
+            model="m",
+            seed=0,
+            temperature=1.0,
+            top_p=1.0,
+            max_new_tokens=60,
+        )
+
+
+def train_by_hand(job: TrainingJob, groups, tokenizer) -> dict[str, torch.Tensor]:
+    """The method as written down: for every global batch the mean over its questions, autograd, AdamW, a cosine."""
+    model = AutoModelForCausalLM.from_pretrained(job.model.path, dtype=torch.float32)
+    used = sorted(
+        (g for g in groups if g.question.reference or len(g.candidates) > 1), key=lambda group: group.question.question_id
+    )
+    steps = [
+        [used[i] for i in batch]
+        for epoch in range(job.training.epochs)
+        for batch in global_batches(len(used), job.training.questions_per_step, job.seed, epoch)
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    for step, batch in enumerate(steps):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / len(steps)))
+        reference_log_likelihood, reference_tokens, alignment = torch.zeros(()), 0, torch.zeros(())
+        for group in batch:
+            prompt = prompt_ids(group.question, tokenizer)
+
+            def score(chain, prompt=prompt):
+                ids = torch.tensor([[*prompt, *chain]])
+                places = torch.arange(len(prompt), ids.shape[1])
+                return model(ids).logits[0].log_softmax(-1)[places - 1, ids[0, places]].mean()
+
+            if group.question.reference:
+                chain = [
+                    *tokenizer(f" {group.question.reference}", add_special_tokens=False)["input_ids"],
+                    tokenizer.eos_token_id,
+                ]
+                reference_log_likelihood = reference_log_likelihood + score(chain) * len(chain)
+                reference_tokens += len(chain)
+            positives = [score(c.token_ids) for c in group.candidates if c.label == "positive"]
+            negatives = [score(c.token_ids) for c in group.candidates if c.label == "negative"]
+            if positives and negatives:
+                boundary = min(positives).detach() - BETA
+                terms = [(n - p).exp() + (2 * boundary - p.detach() - n).exp() for p in positives for n in negatives]
+                alignment = alignment + (1 + sum(terms)).log() / len(batch)
+        loss = alignment - reference_log_likelihood / max(1, reference_tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("zero_stage", [3, 2])
+def test_two_workers_with_unequal_shares_give_the_weights_of_a_plain_loop(zero_stage, ray_session, tiny_llama, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    groups = list(skewed_groups(tokenizer))
+    write_parquet(tmp_path / "groups.parquet", CandidateGroup, groups)
+    job = TrainingJob(
+        model=ModelConfig(path=tiny_llama, precision="fp32"),
+        training=AlignmentConfig(
+            loss="bc",
+            beta=BETA,
+            learning_rate=LEARNING_RATE,
+            epochs=2,
+            questions_per_step=7,
+            warmup_share=0.0,
+            gradient_clipping=0.0,
+            tokens_per_micro_batch=100,
+        ),
+        resources=ResourcesConfig(training_workers=2, zero_stage=zero_stage),
+        seed=0,
+        records=tmp_path,
+        out=tmp_path,
+        counter=None,
+    )
+    lengths = [example.length for example in load_examples(job)[0]]
+    busy = [sum(map(bool, share)) for share in share_out(lengths, 2, job.training.tokens_per_micro_batch)]
+    assert busy[0] != busy[1], "the ranks should have unequal numbers of micro-batches"
+    run_training(job)
+    expected = train_by_hand(job, groups, tokenizer)
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    start = dict(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).named_parameters())
+    for name, parameter in trained.named_parameters():
+        moved = (expected[name] - start[name]).norm()
+        assert (parameter - expected[name]).norm() < 0.02 * moved, name
+    assert json.loads((tmp_path / "training.json").read_text())["counts"]["steps"] == 2
