@@ -1,12 +1,13 @@
-"""Shared by all tests. Unit tests come first, then integration, then faults: the cheap ones fail first."""
+"""Shared by all tests. The cheap ones come first; the submission, which needs a Ray of its own, last."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
-ORDER = ("unit", "integration", "faults")
+ORDER = ("unit", "integration", "faults", "submission")
 
 # Machines differ in speed by more than any deadline allows for.
 settings.register_profile("default", deadline=None)
@@ -20,6 +21,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_llama() -> Path:
     return ROOT / "jobs" / "tiny_llama"
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray for all tests of this process."""
+    import ray
+
+    from aft_ray.cluster import connect
+
+    connect(tmp_path_factory.mktemp("ray"))
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

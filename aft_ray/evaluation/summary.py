@@ -32,20 +32,15 @@ def summarise(
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    percent = f"{summary['confidence']:.0%}"
     first = summary["models"][0]
-    table = Table(title=f"{first['task']}, {first['n']} held-out questions, seed {summary['seed']}", title_justify="left")
-    for heading in (
-        "model",
-        f"accuracy [{percent} interval]",
-        f"assessment accuracy [{percent} interval]",
-        "positives",
-        "negatives",
-    ):
-        table.add_column(heading.replace("[", r"\["), justify="left" if heading == "model" else "right")
+    title = f"{first['task']}, {first['n']} held-out questions, seed {summary['seed']}, {summary['confidence']:.0%} intervals"
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for heading in ("accuracy", "assessment", "s(right)", "s(wrong)"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for model in summary["models"]:
         table.add_row(
-            model["name"].upper(),
+            model["name"],
             _share(model["accuracy"], model["accuracy_ci"]),
             _share(model["assessment_accuracy"], model["assessment_accuracy_ci"]),
             _number(model["mean_positive_score"]),
@@ -60,8 +55,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     )
     console.print(table)
     console.print(
-        f"[dim]Assessment: {first['assessment_pairs']:,} pairs of a right and a wrong chain, "
-        f"{first['assessment_questions']} questions. Positives, negatives: mean log-likelihood per token. p: paired tests.[/]",
+        f"[dim]assessment: the right chain scores higher, over {first['assessment_pairs']:,} pairs of "
+        f"{first['assessment_questions']} questions\ns: mean log-likelihood per token, nats; p: paired tests[/]",
         highlight=False,
     )
 
@@ -69,11 +64,11 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 def _share(share: float | None, interval: Sequence[float] | None) -> str:
     if share is None:
         return "no pairs"
-    return f"{share:.1%}" + (rf" \[{interval[0]:.1%}, {interval[1]:.1%}]" if interval else "")
+    return f"{share:.1%}" + (rf" \[{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]" if interval else "")
 
 
 def _gain(gain: float | None, p: float | None) -> str:
-    return "" if gain is None or p is None else f"{gain * 100:+.1f} points, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    return "" if gain is None or p is None else f"{gain * 100:+.1f}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
 def _number(value: float | None) -> str:

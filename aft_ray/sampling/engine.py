@@ -11,6 +11,8 @@ from typing import Any
 from aft_ray.config import ModelConfig, ResourcesConfig, SamplingConfig
 from schemas import Candidate, FinishReason
 
+# Text and tables made token by token cost more than a small model itself: the text is decoded once, at the end.
+COMPACT = {"detokenize": False, "flat_logprobs": True}
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -74,9 +76,10 @@ class Engine:
             max_tokens=self.settings.sampling.max_new_tokens,
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **COMPACT,
         )
         output = await self._run(prompt_ids, parameters)
-        return tuple(_candidate(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index))
+        return tuple(self._candidate(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index))
 
     async def score(self, prompt_ids: Sequence[int], chains: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """s(c) of each chain behind the prompt: per-token mean log-likelihood, nats."""
@@ -86,7 +89,7 @@ class Engine:
         from vllm import SamplingParams
 
         # vLLM always samples one token; only the log-likelihoods of the given ones are wanted.
-        output = await self._run([*prompt_ids, *chain], SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0))
+        output = await self._run([*prompt_ids, *chain], SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, **COMPACT))
         given = output.prompt_logprobs[len(prompt_ids) :]
         return sum(at_place[token].logprob for at_place, token in zip(given, chain, strict=True)) / len(chain)
 
@@ -95,6 +98,19 @@ class Engine:
         async for output in self.llm.generate({"prompt_token_ids": list(token_ids)}, parameters, request_id=uuid.uuid4().hex):
             last = output
         return last
+
+    def _candidate(self, sample: Any) -> Candidate:
+        return Candidate(
+            index=sample.index,
+            text=self.tokenizer.decode(sample.token_ids, skip_special_tokens=True),
+            token_ids=tuple(sample.token_ids),
+            finish_reason=FINISH_REASONS[sample.finish_reason],
+            log_likelihood=min(0.0, sample.cumulative_logprob),
+            extracted=None,
+            verdict=None,
+            label=None,
+            reason=None,
+        )
 
 
 def prepare_environment(resources: ResourcesConfig) -> None:
@@ -111,17 +127,3 @@ def request_seed(run_seed: int, question_id: str) -> int:
     """Below 2**62: vLLM samples child i with seed + i, so seeds that lie side by side would share chains."""
     digest = hashlib.sha256(f"{run_seed}/{question_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 2
-
-
-def _candidate(sample: Any) -> Candidate:
-    return Candidate(
-        index=sample.index,
-        text=sample.text,
-        token_ids=tuple(sample.token_ids),
-        finish_reason=FINISH_REASONS[sample.finish_reason],
-        log_likelihood=min(0.0, sample.cumulative_logprob),
-        extracted=None,
-        verdict=None,
-        label=None,
-        reason=None,
-    )

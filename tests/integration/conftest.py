@@ -1,12 +1,10 @@
-"""One Ray and one whole small run, shared by all integration tests: engines take long to start on two cores."""
+"""One whole small run, shared by all integration tests: engines take long to start on two cores."""
 
 from pathlib import Path
 
 import pytest
-import ray
 from rich.console import Console
 
-from aft_ray.cluster import connect
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
 from aft_ray.run import Run
 
@@ -25,13 +23,6 @@ def small_config(tiny_llama, tmp_path_factory) -> RunConfig:
         alignment=AlignmentConfig(learning_rate=1e-4, epochs=1, questions_per_step=8),
         resources=ResourcesConfig(training_workers=2, sampling_actors=(2, 2), zero_stage=2),
     )
-
-
-@pytest.fixture(scope="session")
-def ray_session(tmp_path_factory):
-    connect(tmp_path_factory.mktemp("ray"))
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

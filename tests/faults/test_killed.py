@@ -1,0 +1,92 @@
+"""Processes killed in the middle of their work: the stage ends all the same, with what it would have had without."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from aft_ray.config import ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
+from aft_ray.progress import Counter
+from aft_ray.sampling.engine import EngineSettings
+from aft_ray.sampling.stream import sample_candidates
+from aft_ray.tasks.arithmetic import generate
+from aft_ray.training.trainer import run_training
+from aft_ray.training.worker import TrainingJob
+from schemas import CandidateGroup, Question, read_parquet, write_parquet
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+class KillOnce(threading.Thread):
+    """Kills one process of that title as soon as `ready()` says so."""
+
+    def __init__(self, title: str, ready) -> None:
+        super().__init__(daemon=True)
+        self.title, self.ready, self.killed = title, ready, None
+        self.start()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.killed is None:
+            if self.ready():
+                found = [p for p in psutil.process_iter(["cmdline"]) if self.title in " ".join(p.info["cmdline"] or [])]
+                if found:
+                    found[0].kill()
+                    self.killed = found[0].pid
+            time.sleep(0.05)
+
+
+def training_job(tiny_llama: Path, records: Path, out: Path) -> TrainingJob:
+    out.mkdir()
+    return TrainingJob(
+        model=ModelConfig(path=tiny_llama, precision="fp32"),
+        training=TrainingConfig(learning_rate=1e-3, epochs=12, questions_per_step=4, steps_per_checkpoint=8),
+        resources=ResourcesConfig(training_workers=2, zero_stage=2),
+        seed=0,
+        records=records,
+        out=out,
+        counter=None,
+    )
+
+
+def test_a_killed_training_worker_changes_nothing(tiny_llama, tmp_path):
+    records = tmp_path / "records"
+    records.mkdir()
+    write_parquet(records / "questions.parquet", Question, list(generate("train", 12, 0, 1)))
+    undisturbed = training_job(tiny_llama, records, tmp_path / "undisturbed")
+    run_training(undisturbed)
+    disturbed = training_job(tiny_llama, records, tmp_path / "disturbed")
+    killer = KillOnce("RayTrainWorker", lambda: any(disturbed.out.glob("checkpoints/checkpoint_*")))
+    run_training(disturbed)
+    assert killer.killed is not None
+    histories = [json.loads((job.out / "training.json").read_text())["history"] for job in (undisturbed, disturbed)]
+    assert len(histories[0]) == len(histories[1]) == 36
+    assert histories[0] == histories[1]
+    models = [AutoModelForCausalLM.from_pretrained(job.out / "model", dtype=torch.float32) for job in (undisturbed, disturbed)]
+    for (name, one), (_, other) in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_killed_sampling_actor_loses_and_doubles_nothing(tiny_llama, tmp_path):
+    questions = list(generate("train", 96, 0, 1))
+    (tmp_path / "questions").mkdir()
+    write_parquet(tmp_path / "questions" / "questions.parquet", Question, questions)
+    settings = EngineSettings(
+        model=ModelConfig(path=tiny_llama, precision="fp32"),
+        model_fingerprint="tiny",
+        sampling=SamplingConfig(k=4, max_prompt_tokens=120, max_new_tokens=120),
+        resources=ResourcesConfig(sampling_actors=(1, 1)),
+        seed=0,
+    )
+    out = tmp_path / "groups"
+    killer = KillOnce("MapWorker(MapBatches(SamplingActor))", lambda: any(out.glob("*.parquet")))
+    sample_candidates(tmp_path / "questions", out, settings, Counter.remote())
+    assert killer.killed is not None
+    groups = read_parquet(out, CandidateGroup)
+    assert sorted(g.question.question_id for g in groups) == sorted(q.question_id for q in questions)
+    assert {len(group.candidates) for group in groups} == {4}

@@ -1,0 +1,71 @@
+"""`ray job submit` of a job file, as to a cluster: to a real head on this machine, its working directory uploaded."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import ray
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = """
+    --vft.epochs 1 --alignment.epochs 1 --task.difficulty 1 --task.train_questions 16 --task.references 16 --task.test_questions 8
+    --sampling.k 2 --resources.sampling_actors [1,1]
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """The address of a head's job server. Its processes end with it."""
+    ray.shutdown()
+    port, job_server = free_port(), free_port()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "RAY_ADDRESS": ""}
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(
+            ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
+             f"--dashboard-port={job_server}", "--num-cpus=2"],
+            env=environment, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{job_server}"
+    try:
+        wait_for(address, process)
+        yield address, environment
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(address: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the head ended"
+        try:
+            urllib.request.urlopen(f"{address}/api/jobs/", timeout=2)
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(address)
+
+
+def test_the_quickstart_is_submitted(head, tmp_path):
+    address, environment = head
+    submitted = subprocess.run(
+        ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", "python", "jobs/quickstart.py", *SMALL.split(),
+         "--name", "submitted", "--runs_dir", str(tmp_path / "runs")],
+        env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
+    assert "succeeded" in submitted.stdout
+    summary = json.loads((tmp_path / "runs" / "submitted" / "summary.json").read_text())
+    assert [model["n"] for model in summary["models"]] == [8, 8]
