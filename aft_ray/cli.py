@@ -1,9 +1,10 @@
 """From the command line to a run: what a job file calls with its configuration."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
@@ -12,6 +13,7 @@ from rich.console import Console
 from aft_ray.config import RunConfig, load_yaml
 
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 
 class JobSettings(BaseSettings, RunConfig):
@@ -28,32 +30,56 @@ class JobSettings(BaseSettings, RunConfig):
 
 
 def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
-    """Run a job file's configuration as the command line overrides it; exits with 2 where settings or input are wrong."""
+    """Run a job file's configuration as the command line overrides it. Exits with 2 where settings or input are wrong."""
     console = Console()
-    try:
-        config = parse(job, sys.argv[1:] if arguments is None else arguments)
-        # Only now: --help and wrong settings need not wait for Ray, torch and transformers.
-        from aft_ray.evaluation.summary import print_summary
-        from aft_ray.run import Run
-        from aft_ray.tasks import BadInputError
-    except ValidationError as error:
-        faults = [
-            f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r:.60}" for fault in error.errors()
-        ]
-        console.print("The settings are not valid:", *faults, sep="\n", style="red", markup=False)
-        sys.exit(BAD_INPUT)
-    except (OSError, ValueError) as error:
-        console.print(str(error), style="red", markup=False)
-        sys.exit(BAD_INPUT)
+    config = parse_or_exit(job, sys.argv[1:] if arguments is None else arguments, console)
+    # Only now: --help and wrong settings need not wait for Ray, torch and transformers.
+    from aft_ray.cluster import NotEnoughResourcesError
+    from aft_ray.evaluation.summary import print_summary
+    from aft_ray.run import Run
+    from aft_ray.tasks import BadInputError
+
     try:
         run = Run(config, console)
-    except BadInputError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
-    print_summary(run.execute(), console)
-    console.print(
-        f"Model: {run.folder / 'align' / 'model'}\nSummary: {run.folder / 'summary.json'}", soft_wrap=True, highlight=False
-    )
+    except (BadInputError, NotEnoughResourcesError) as error:
+        refuse(str(error), console)
+    logs = run.folder / "logs"
+    keep_native_output(logs)
+    try:
+        summary = run.execute()
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on from here.")
+        sys.exit(INTERRUPTED)
+    except Exception:
+        console.print(f"Failed. Logs: {logs}. The same command goes on from the last finished stage.", soft_wrap=True)
+        raise
+    print_summary(summary, console)
+    for name, path in (("Model", run.folder / "align" / "model"), ("Summary", run.folder / "summary.json"), ("Logs", logs)):
+        console.print(f"{name:<8} {path}", soft_wrap=True, highlight=False)
+
+
+def parse_or_exit(job: RunConfig, arguments: list[str], console: Console) -> RunConfig:
+    try:
+        return parse(job, arguments)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r:.60}" for e in error.errors()]
+        refuse("\n".join(["The settings are not valid:", *faults]), console)
+    except (OSError, ValueError) as error:
+        refuse(str(error), console)
+
+
+def refuse(message: str, console: Console) -> NoReturn:
+    console.print(message, style="red", markup=False, soft_wrap=True)
+    sys.exit(BAD_INPUT)
+
+
+def keep_native_output(logs: Path) -> None:
+    """Libraries in C++ write to descriptor 2 past Python. That goes to the log; Python's own errors stay on the screen."""
+    logs.mkdir(parents=True, exist_ok=True)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    log = os.open(logs / "driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def parse(job: RunConfig, arguments: list[str]) -> RunConfig:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from aft_ray.cluster import connect
+from aft_ray.cluster import check_resources, connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
@@ -42,7 +42,8 @@ class Stage:
 class Run:
     """A configuration and its directory. The same configuration run again goes on where it stopped.
 
-    Raises BadInputError, before anything starts, where the questions or the model are not as they must be.
+    Before anything starts, raises BadInputError where the questions or the model are not as they must be, and
+    NotEnoughResourcesError where this machine cannot hold what is asked for.
     """
 
     def __init__(self, config: RunConfig, console: Console) -> None:
@@ -50,6 +51,7 @@ class Run:
         self.console = console
         self.questions = read_questions(config.task, config.seed)
         check_model(config.model.path)
+        check_resources(config.resources)
         self.folder = (config.runs_dir / config.name).absolute()
 
     def execute(self) -> dict[str, Any]:

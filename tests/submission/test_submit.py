@@ -61,8 +61,8 @@ def wait_for(address: str, process: subprocess.Popen) -> None:
 def test_the_quickstart_is_submitted(head, tmp_path):
     address, environment = head
     submitted = subprocess.run(
-        ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", "python", "jobs/quickstart.py", *SMALL.split(),
-         "--name", "submitted", "--runs_dir", str(tmp_path / "runs")],
+        ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--",
+         "python", "jobs/quickstart.py", "--name", "submitted", "--runs_dir", str(tmp_path / "runs"), *SMALL.split()],
         env=environment, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]

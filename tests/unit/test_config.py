@@ -100,3 +100,19 @@ def test_a_config_is_the_same_after_json():
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         JOB.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resources.training_workers", "999"], "training_workers x cpus_per_training_worker = 999 CPUs"),
+        (["--model.path", "nowhere"], "nowhere/config.json: not there"),
+    ],
+)
+def test_what_can_never_run_is_refused_before_it_starts(arguments, said, tiny_llama, tmp_path, capsys):
+    job = JOB.model_copy(update={"model": ModelConfig(path=tiny_llama), "runs_dir": tmp_path})
+    with pytest.raises(SystemExit) as end:
+        run_job(job, arguments)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
