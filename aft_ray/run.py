@@ -22,7 +22,16 @@ from aft_ray.labelling import count_labels
 from aft_ray.progress import StageProgress
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.stream import evaluate_model, sample_candidates
-from aft_ray.storage import differences, fingerprint, model_fingerprint, read_manifest, stage_folder, versions, write_atomically
+from aft_ray.storage import (
+    differences,
+    fingerprint,
+    finish_interrupted,
+    model_fingerprint,
+    read_manifest,
+    stage_folder,
+    versions,
+    write_atomically,
+)
 from aft_ray.tasks import BadInputError, read_questions
 from aft_ray.training.trainer import run_training
 from aft_ray.training.worker import TrainingJob
@@ -101,6 +110,7 @@ class Run:
         """The stage's manifest, and whether it was there already."""
         inputs = {name: manifests[name].fingerprint for name in stage.inputs}
         wanted = fingerprint(stage.settings, inputs)
+        finish_interrupted(self.folder / stage.name, wanted)
         found = read_manifest(self.folder / stage.name)
         if found is not None and found.fingerprint == wanted:
             self.console.print(f"[green]✓[/] {stage.name:<13} done before")

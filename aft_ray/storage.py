@@ -47,18 +47,35 @@ def read_manifest(stage: Path) -> StageManifest | None:
 
 @contextmanager
 def stage_folder(stage: Path, stage_fingerprint: str) -> Iterator[Path]:
-    """A folder to work in, which becomes `stage` when the block ends well.
+    """A folder to work in, which becomes `stage` when the block ends well; the block writes the manifest as its last act.
 
     Its name carries the fingerprint: the next run with the same settings finds what an interrupted one left there (training
     its checkpoints), and one with other settings never mistakes it for its own. Leftovers of other settings are removed.
     """
-    working = stage.with_name(f".{stage.name}-{stage_fingerprint}")
+    working = _working_folder(stage, stage_fingerprint)
     for leftover in stage.parent.glob(f".{stage.name}-*"):
         if leftover != working:
             shutil.rmtree(leftover)
     working.mkdir(parents=True, exist_ok=True)
     yield working
+    _put_in_place(working, stage)
+
+
+def finish_interrupted(stage: Path, stage_fingerprint: str) -> None:
+    """Put a stage in place that was whole, its manifest written, when its run was killed."""
+    working = _working_folder(stage, stage_fingerprint)
+    manifest = read_manifest(working)
+    if manifest is not None and manifest.fingerprint == stage_fingerprint:
+        _put_in_place(working, stage)
+
+
+def _working_folder(stage: Path, stage_fingerprint: str) -> Path:
+    return stage.with_name(f".{stage.name}-{stage_fingerprint}")
+
+
+def _put_in_place(working: Path, stage: Path) -> None:
     replaced = stage.with_name(f".{stage.name}-replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if stage.exists():
         stage.rename(replaced)
     working.rename(stage)

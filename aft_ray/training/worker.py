@@ -211,3 +211,5 @@ def export(engine: Any, job: TrainingJob) -> None:
     weights |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
     model.save_pretrained(job.out / "model", state_dict=weights)
     AutoTokenizer.from_pretrained(job.model.path).save_pretrained(job.out / "model")
+    for file in (job.out / "model").iterdir():
+        file.chmod(0o644)  # safetensors are written for their owner alone, and whoever serves the model may be another user

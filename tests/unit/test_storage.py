@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from aft_ray.storage import differences, fingerprint, model_fingerprint, read_manifest, stage_folder, write_atomically
+from aft_ray.storage import (
+    differences,
+    fingerprint,
+    finish_interrupted,
+    model_fingerprint,
+    read_manifest,
+    stage_folder,
+    write_atomically,
+)
 from schemas import StageManifest
 
 MANIFEST = StageManifest(stage="s", fingerprint="f", settings={}, inputs={}, counts={}, seconds=1.0, versions={})
@@ -29,6 +37,18 @@ def test_leftovers_of_other_settings_are_not_found(tmp_path):
         interrupted(tmp_path / "vft", "1234")
     with stage_folder(tmp_path / "vft", "5678") as out:
         assert list(out.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["vft"]
+
+
+def test_a_stage_killed_between_its_manifest_and_its_renaming_is_put_in_place(tmp_path):
+    (tmp_path / "vft").mkdir()
+    working = tmp_path / ".vft-f"
+    working.mkdir()
+    finish_interrupted(tmp_path / "vft", "f")
+    assert read_manifest(tmp_path / "vft") is None, "without its manifest it was not whole"
+    write_atomically(working / "manifest.json", MANIFEST.model_dump_json())
+    finish_interrupted(tmp_path / "vft", "f")
+    assert read_manifest(tmp_path / "vft") == MANIFEST
     assert [path.name for path in tmp_path.iterdir()] == ["vft"]
 
 
