@@ -1,11 +1,14 @@
 """The manifest that closes a stage: written last, so a stage that has one is done."""
 
+from typing import Literal
+
 from pydantic import Field, JsonValue
 
 from schemas.records import Count, Record
 
 
 class StageManifest(Record):
+    version: Literal[1] = 1
     stage: str = Field(min_length=1)
     fingerprint: str = Field(description="hash of settings and inputs: the stage is valid while this is what a run asks for")
     settings: dict[str, JsonValue] = Field(description="everything of the run's configuration that this stage depends on")
