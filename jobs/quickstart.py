@@ -11,10 +11,12 @@ from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, RunCon
 JOB = RunConfig(
     name="quickstart",
     model=ModelConfig(path=Path(__file__).parent / "tiny_llama", precision="fp32"),
-    task=TaskConfig(name="arithmetic", train_questions=1500, references=500, test_questions=1000),
-    vft=TrainingConfig(learning_rate=1e-3, epochs=6, questions_per_step=32),
-    sampling=SamplingConfig(k=6, max_prompt_tokens=160, max_new_tokens=96),
-    alignment=AlignmentConfig(loss="bc", beta=0.2, learning_rate=2e-4, epochs=2, questions_per_step=32),
+    task=TaskConfig(name="arithmetic", difficulty=1, train_questions=1200, references=400, test_questions=800),
+    vft=TrainingConfig(learning_rate=5e-4, epochs=5, questions_per_step=16),
+    sampling=SamplingConfig(k=6, max_prompt_tokens=100, max_new_tokens=80),
+    alignment=AlignmentConfig(
+        loss="bc", beta=0.5, weight=3.0, vft_covers="reference+positives", learning_rate=5e-4, epochs=2, questions_per_step=16
+    ),
     resources=ResourcesConfig(sampling_actors=(2, 2)),
 )
 

@@ -48,6 +48,7 @@ LOSE_GROUPS = (
     "{they} sells {n} {boxes} of {m} {items}",
     "{n} thieves take {m} {items} each",
 )
+STYLE_WEIGHTS = (6, 2, 2)
 # The share of each split, by a hash of the question's text: no question can fall in two of them, whatever the seeds.
 SPLIT_OF_BUCKET: tuple[Split, ...] = ("test", "test", "validation") + ("train",) * 7
 
@@ -148,7 +149,7 @@ def sentences(start: int, events: list[Event], rng: random.Random) -> list[str]:
 
 def solve(start: int, events: list[Event], total: int, rng: random.Random) -> str:
     """A right chain of thought, in a style drawn at random."""
-    style = rng.choice((step_by_step, gathered, at_once))
+    (style,) = rng.choices((step_by_step, gathered, at_once), STYLE_WEIGHTS)
     return " ".join([*style(start, events, rng), f"The answer is {total}."])
 
 
