@@ -31,7 +31,7 @@ class JobSettings(BaseSettings, RunConfig):
 
 def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     """Run a job file's configuration as the command line overrides it. Exits with 2 where settings or input are wrong."""
-    console = Console()
+    console = Console(file=sys.stdout)  # this one, also when Ray's output is sent elsewhere
     config = parse_or_exit(job, sys.argv[1:] if arguments is None else arguments, console)
     # Only now: --help and wrong settings need not wait for Ray, torch and transformers.
     from aft_ray.cluster import NotEnoughResourcesError
@@ -44,7 +44,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     except (BadInputError, NotEnoughResourcesError) as error:
         refuse(str(error), console)
     logs = run.folder / "logs"
-    keep_native_output(logs)
+    keep_chatter(logs)
     try:
         summary = run.execute()
     except KeyboardInterrupt:
@@ -73,9 +73,10 @@ def refuse(message: str, console: Console) -> NoReturn:
     sys.exit(BAD_INPUT)
 
 
-def keep_native_output(logs: Path) -> None:
-    """Libraries in C++ write to descriptor 2 past Python. That goes to the log; Python's own errors stay on the screen."""
+def keep_chatter(logs: Path) -> None:
+    """What Ray prints, and what libraries in C++ write to descriptor 2, goes to the log; Python's own errors stay on the screen."""
     logs.mkdir(parents=True, exist_ok=True)
+    sys.stdout = (logs / "driver.log").open("a", buffering=1, encoding="utf-8")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     log = os.open(logs / "driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
