@@ -74,7 +74,7 @@ def refuse(message: str, console: Console) -> NoReturn:
 
 
 def keep_chatter(logs: Path) -> None:
-    """What Ray prints, and what libraries in C++ write to descriptor 2, goes to the log; Python's own errors stay on the screen."""
+    """What Ray prints, and what C++ libraries write to descriptor 2, goes to the log; Python's errors stay on the screen."""
     logs.mkdir(parents=True, exist_ok=True)
     sys.stdout = (logs / "driver.log").open("a", buffering=1, encoding="utf-8")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
