@@ -2,10 +2,12 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -30,7 +32,12 @@ def head(tmp_path):
     """The address of a head's job server. Its processes end with it."""
     ray.shutdown()
     port, job_server = free_port(), free_port()
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "RAY_ADDRESS": ""}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "RAY_ADDRESS": "",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(
             ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
@@ -51,8 +58,9 @@ def wait_for(address: str, process: subprocess.Popen) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, "the head ended"
         try:
-            urllib.request.urlopen(f"{address}/api/jobs/", timeout=2)
-            return
+            urllib.request.urlopen(f"{address}/api/version", timeout=2)
+        except urllib.error.HTTPError:
+            return  # it answers, and wants a token
         except OSError:
             time.sleep(0.5)
     raise TimeoutError(address)
