@@ -72,7 +72,7 @@ def test_the_quickstart_is_submitted(head, tmp_path):
     submitted = subprocess.run(
         ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--",
          "python", "jobs/quickstart.py", "--name", "submitted", "--runs_dir", str(tmp_path / "runs"), *SMALL.split()],
-        env=environment, capture_output=True, text=True, timeout=280,
+        env=environment, capture_output=True, text=True, timeout=540,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "succeeded" in submitted.stdout
