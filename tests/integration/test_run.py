@@ -169,7 +169,9 @@ def test_a_second_start_does_nothing(finished_run, small_config):
 
 
 def test_another_beta_makes_alignment_and_its_evaluation_again_and_says_why(finished_run, small_config):
-    changed = small_config.model_copy(update={"alignment": small_config.alignment.model_copy(update={"beta": 0.05})})
+    one_actor = small_config.resources.model_copy(update={"sampling_actors": (1, 1)})  # resources change no result
+    alignment = small_config.alignment.model_copy(update={"beta": 0.05})
+    changed = small_config.model_copy(update={"alignment": alignment, "resources": one_actor})
     made, _, printed = execute(changed)
     assert made == ["align", "evaluate-aft"]
     assert "alignment.beta: 0.2 -> 0.05" in printed

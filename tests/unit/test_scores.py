@@ -104,7 +104,7 @@ def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, w
             value, _ = loss.part(Scorer(model)(make_batch(part)), part, batch)
             value.backward()
             total += value.item()
-    assert total == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+    assert total == pytest.approx(float(torch.as_tensor(expected).detach()), rel=1e-5, abs=1e-6)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
 
