@@ -44,33 +44,14 @@ def check_resources(resources: ResourcesConfig) -> None:
     """Raises NotEnoughResourcesError. Asks nothing of a cluster, which may grow."""
     if os.environ.get("RAY_ADDRESS"):
         return
-    cpus, gpus = own_cpus(), torch.cuda.device_count()
-    asked = {
-        "training_workers x cpus_per_training_worker": (
-            resources.training_workers * resources.cpus_per_training_worker,
-            cpus,
-            "CPUs",
-        ),
-        "sampling_actors x cpus_per_sampling_actor": (
-            resources.sampling_actors[0] * resources.cpus_per_sampling_actor,
-            cpus,
-            "CPUs",
-        ),
-        "training_workers x gpus_per_training_worker": (
-            resources.training_workers * resources.gpus_per_training_worker,
-            gpus,
-            "GPUs",
-        ),
-        "sampling_actors x gpus_per_sampling_actor": (
-            resources.sampling_actors[0] * resources.gpus_per_sampling_actor,
-            gpus,
-            "GPUs",
-        ),
-    }
     missing = [
-        f"  resources: {what} = {need:g} {kind}, this machine has {have}"
-        for what, (need, have, kind) in asked.items()
-        if need > have
+        f"  resources: {count} x {each} = {need:g} {kind}, this machine has {have}"
+        for kind, have in (("CPUs", own_cpus()), ("GPUs", torch.cuda.device_count()))
+        for count, number, each in (
+            ("training_workers", resources.training_workers, f"{kind.lower()}_per_training_worker"),
+            ("sampling_actors", resources.sampling_actors[0], f"{kind.lower()}_per_sampling_actor"),
+        )
+        if (need := number * getattr(resources, each)) > have
     ]
     if missing:
         raise NotEnoughResourcesError("\n".join(["Not enough for this run (submit it to a cluster, or ask for less):", *missing]))
