@@ -1,19 +1,42 @@
-"""From the command line to a run: what a job file calls with its configuration."""
+"""The command line: what a job file calls with its configuration, and the commands of `aft-ray`."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 from rich.console import Console
 
-from aft_ray.config import RunConfig, load_yaml
+from aft_ray.config import (
+    FieldsConfig,
+    LabellingConfig,
+    PromptConfig,
+    RunConfig,
+    SamplingConfig,
+    TaskConfig,
+    TaskName,
+    TrainingConfig,
+    load_yaml,
+)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+CHECK_SECONDS = LabellingConfig().check_seconds
+MAX_PROMPT_TOKENS, MAX_TOKENS = SamplingConfig().max_prompt_tokens, TrainingConfig().max_tokens
+
+app = typer.Typer(
+    help="Alignment fine-tuning on Ray: look at data, label chains of thought.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+TaskOption = Annotated[TaskName, typer.Option(help="how questions are read, asked and checked", show_default=False)]
+AnswerOption = Annotated[str, typer.Option(help="custom: number, choice, expression, text, or your function as module:name")]
+SecondsOption = Annotated[float, typer.Option(help="limit of a single check", min=0.01)]
 
 
 class JobSettings(BaseSettings, RunConfig):
@@ -100,3 +123,74 @@ def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
         key: _merged(settings[key], value) if isinstance(value, dict) and isinstance(settings.get(key), dict) else value
         for key, value in changes.items()
     }
+
+
+@app.command()
+def label(
+    file: Annotated[Path, typer.Argument(help="JSON lines with gold and completion", show_default=False)],
+    task: TaskOption,
+    out: Annotated[Path, typer.Option(help="where the labelled rows go, JSON lines", show_default=False)],
+    answer: AnswerOption = "number",
+    check_seconds: SecondsOption = CHECK_SECONDS,
+) -> None:
+    """Label completions: each row comes back with verdict (right, wrong, unknown), extracted and reason.
+
+    Rows of questions with options hold them as choices or options. Broken rows are told by line and left out.
+    """
+    from aft_ray.isolated import NotLoadableError
+    from aft_ray.label_file import label_file
+    from aft_ray.tasks import TASKS
+    from aft_ray.tasks.answers import answer_of_kind
+
+    console = Console(stderr=True)
+    if task == "mixture":
+        refuse("A mixture has no answers of its own: label the rows of each task by its name.", console)
+    kind = answer_of_kind(answer) if task == "custom" else TASKS[task].answer
+    try:
+        counts = label_file(file, out, kind, check_seconds, console)
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}", console)
+    except NotLoadableError as error:
+        refuse(str(error), console)
+    told = ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("right", "wrong", "unknown", "broken"))
+    console.print(f"{out}: {told}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="questions: JSON lines, Parquet, a saved dataset, or hf:NAME:SPLIT", show_default=False)
+    ],
+    task: TaskOption,
+    test: Annotated[Path | None, typer.Option(help="held-out questions, to be looked for among the others")] = None,
+    model: Annotated[Path | None, typer.Option(help="directory of a model: lengths and examples in its tokens")] = None,
+    answer: AnswerOption = "number",
+    field: Annotated[list[str] | None, typer.Option(help="custom: NAME=COLUMN, as in gold=solution; may be given again")] = None,
+    chat: Annotated[bool, typer.Option(help="by the model's own chat template")] = False,
+    few_shot: Annotated[int, typer.Option(help="examples before each question", min=0)] = 0,
+    max_prompt_tokens: Annotated[int, typer.Option(help="a longer prompt is not asked")] = MAX_PROMPT_TOKENS,
+    max_tokens: Annotated[int, typer.Option(help="a longer prompt with reference is left out")] = MAX_TOKENS,
+) -> None:
+    """Look at questions before anything is spent on them: faults by file:line:field, lengths, doubles, golds, examples.
+
+    The same that a run looks at before it starts.
+    """
+    from transformers import AutoTokenizer
+
+    from aft_ray.data_check import Limits, check_questions, print_examples, print_report
+    from aft_ray.tasks import BadInputError, make_tasks
+
+    console = Console()
+    try:
+        fields = FieldsConfig.model_validate(dict(pair.split("=", 1) for pair in field or []))
+        config = TaskConfig(name=task, train_file=file, test_file=test, answer=answer, fields=fields)
+    except ValueError as error:
+        refuse(f"The settings are not valid: {error}", console)
+    try:
+        tokenizer = None if model is None else AutoTokenizer.from_pretrained(model)
+        found, reports = check_questions(config, 0, tokenizer, PromptConfig(chat=chat, few_shot=few_shot), LabellingConfig())
+    except (BadInputError, OSError) as error:
+        refuse(str(error), console)
+    print_report(reports, Limits(max_prompt_tokens, max_tokens), found.counts, console)
+    for report in reports:
+        print_examples(report, make_tasks(config)[report.task], tokenizer, console)

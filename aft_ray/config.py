@@ -22,32 +22,91 @@ class ModelConfig(Settings):
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations, in training and in sampling")
 
 
-class TaskConfig(Settings):
-    """Which questions, and where they come from."""
+TaskName = Literal["gsm8k", "aqua", "ecqa", "math", "svamp", "mmlu", "arithmetic", "custom", "mixture"]
+FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
-    name: Literal["gsm8k", "arithmetic"] = Field(description="how questions are read, asked and checked")
-    train_file: Path | None = Field(None, description="gsm8k: the training questions, JSON lines")
-    test_file: Path | None = Field(None, description="gsm8k: the held-out questions, JSON lines")
-    difficulty: Annotated[int, Field(ge=1, le=6)] = Field(2, description="arithmetic: events of a story, less one")
-    held_out_split: Literal["test", "validation"] = Field(
-        "test", description="arithmetic: evaluate on test, or on validation while choosing settings"
+
+class FieldsConfig(Settings):
+    """custom: what the fields of the user's rows are called."""
+
+    question: str = "question"
+    gold: str = "gold"
+    choices: str | None = Field(None, description="a list of options; answer must be choice")
+    reference: str | None = Field(None, description="a reference chain of thought; a row without one is not used for VFT")
+
+
+class TaskConfig(Settings):
+    """Which questions, and where they come from: a task, or a mixture of several."""
+
+    name: TaskName = Field(description="how questions are read, asked and checked")
+    called: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
+        None, description="its name in records and reports; the task's unless told"
     )
-    train_questions: Positive | None = Field(
+    train_file: Path | None = Field(
+        None, description="training questions: JSON lines, Parquet, a saved Hugging Face dataset, or hf:NAME:SPLIT"
+    )
+    test_file: Path | None = Field(None, description="held-out questions, likewise; alone: a task never trained on")
+    train_questions: Annotated[int, Field(ge=0)] | None = Field(
         None, description="use this many training questions; arithmetic makes 2000 unless told"
     )
-    test_questions: Positive | None = Field(
+    test_questions: Annotated[int, Field(ge=0)] | None = Field(
         None, description="use this many held-out questions; arithmetic makes 500 unless told"
     )
     references: Positive | None = Field(
         None,
         description="keep the reference chain of only the first N training questions, as where answers are cheap and chains dear",
     )
+    weight: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0, description="passes over this task's training questions in an epoch: 0.5 takes half of them, 2 each of them twice"
+    )
+    template: str | None = Field(
+        None, description="the plain prompt, with {question} in it (options included); the task's own unless told"
+    )
+    difficulty: Annotated[int, Field(ge=1, le=6)] = Field(2, description="arithmetic: events of a story, less one")
+    held_out_split: Literal["test", "validation"] = Field(
+        "test", description="evaluate on test, or (arithmetic) on validation while choosing settings"
+    )
+    fields: FieldsConfig = FieldsConfig()
+    answer: Annotated[str, Field(pattern=rf"^(number|choice|expression|text|{FUNCTION})$")] = Field(
+        "number",
+        description="custom: number, choice, expression, text, or the user's module:name(completion, gold) -> bool | None",
+    )
+    parts: tuple["TaskConfig", ...] = Field((), description="mixture: its tasks")
+
+    @property
+    def label(self) -> str:
+        return self.called or self.name
+
+    @property
+    def single(self) -> tuple["TaskConfig", ...]:
+        """The tasks themselves, whether this is one or a mixture."""
+        return self.parts if self.name == "mixture" else (self,)
 
     @model_validator(mode="after")
-    def _files_are_named(self) -> "TaskConfig":
-        if self.name == "gsm8k" and (self.train_file is None or self.test_file is None):
-            raise ValueError("task gsm8k needs train_file and test_file")
+    def _what_it_needs_is_there(self) -> "TaskConfig":
+        if (self.name == "mixture") != bool(self.parts):
+            raise ValueError("task mixture needs parts, and no other task has any")
+        if any(part.name == "mixture" for part in self.parts):
+            raise ValueError("a part of a mixture is no mixture itself")
+        if self.name not in ("arithmetic", "mixture") and self.train_file is None and self.test_file is None:
+            raise ValueError(f"task {self.name} needs train_file or test_file, or both")
+        if self.template is not None and self.template.count("{question}") != 1:
+            raise ValueError("template: {question} must stand in it once")
+        if (self.answer == "choice") != (self.fields.choices is not None) and self.name == "custom":
+            raise ValueError("answer choice needs fields.choices, and no other kind of answer has any")
+        labels = [single.label for single in self.single]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"two parts are called the same, tell them apart by called: {', '.join(sorted(labels))}")
         return self
+
+
+class PromptConfig(Settings):
+    """What stands around a question, the same in training, sampling and scoring."""
+
+    chat: bool = Field(False, description="by the model's own chat template instead of the task's plain one")
+    few_shot: Annotated[int, Field(ge=0, le=64)] = Field(
+        0, description="examples before each question: training questions with reference, which are then not trained on"
+    )
 
 
 class TrainingConfig(Settings):
@@ -76,10 +135,29 @@ class SamplingConfig(Settings):
     top_p: Share = 1.0
     max_prompt_tokens: Positive = Field(768, description="a question whose prompt is longer is not asked, and counted")
     max_new_tokens: Positive = Field(256, description="a chain is cut off there")
+    candidates_file: Path | None = Field(
+        None, description="chains with ranks or rewards for training questions, which are then not sampled (docs/candidates.md)"
+    )
+
+
+class LabellingConfig(Settings):
+    """How chains become positives and negatives."""
+
     unknown_ended: Literal["negative", "dropped"] = Field(
         "negative", description="a chain that ended by itself and whose answer could not be told"
     )
     unknown_cut_off: Literal["negative", "dropped"] = Field("dropped", description="a chain that was cut off at max_new_tokens")
+    unknown_check: Literal["negative", "dropped"] = Field("dropped", description="a chain whose check hung, crashed or gave up")
+    false_equations: Literal["keep", "drop"] = Field(
+        "keep", description="drop: a chain with the right answer and a false <<a=b>> is no positive (as RFT does)"
+    )
+    duplicates: Literal["text", "equations"] = Field(
+        "text", description="equations: chains of the same answer and the same list of equations are the same (as RFT does)"
+    )
+    check_seconds: Annotated[float, Field(gt=0)] = Field(5.0, description="limit of a single check")
+    reward: Annotated[str, Field(pattern=f"^{FUNCTION}$")] | None = Field(
+        None, description="a function module:name(question, completion, gold) -> float that ranks the chains of a question"
+    )
 
 
 class AlignmentConfig(TrainingConfig):
@@ -130,8 +208,10 @@ class RunConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     model: ModelConfig
     task: TaskConfig
+    prompt: PromptConfig = PromptConfig()
     vft: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
+    labelling: LabellingConfig = LabellingConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()

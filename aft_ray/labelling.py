@@ -5,40 +5,83 @@ A dropped candidate stays in its record, with the reason, so that nothing vanish
 
 from collections import Counter
 from collections.abc import Iterable
+from math import isfinite
 
-from aft_ray.config import SamplingConfig
+from aft_ray.config import LabellingConfig
+from aft_ray.isolated import shared
 from aft_ray.tasks import Task
-from schemas import Candidate, CandidateGroup, Label
+from aft_ray.tasks.answers import check_answer
+from aft_ray.tasks.equations import equations, false_equation
+from schemas import Candidate, CandidateGroup, Label, Question
 
 
-def label_group(group: CandidateGroup, task: Task, config: SamplingConfig) -> CandidateGroup:
-    """The same group with every candidate labelled. Of candidates with the same text the first one counts."""
-    seen: set[str] = set()
+def label_group(group: CandidateGroup, task: Task, config: LabellingConfig) -> CandidateGroup:
+    """The same group with every candidate checked, labelled and ranked. Of candidates that are the same the first counts."""
+    seen: set[object] = set()
     labelled = []
     for candidate in group.candidates:
-        checked = check_candidate(candidate, group.question.gold, task, config)
-        if checked.text in seen and checked.label != "dropped":
+        checked = check_candidate(candidate, group.question, task, config)
+        same = _what_makes_it_the_same(checked, config)
+        if same in seen and checked.label != "dropped":
             checked = checked.model_copy(update={"label": "dropped", "reason": "duplicate"})
-        seen.add(checked.text)
-        labelled.append(checked)
-    return group.model_copy(update={"candidates": tuple(labelled)})
+        seen.add(same)
+        labelled.append(reward_candidate(checked, group.question, config))
+    return group.model_copy(update={"candidates": rank_candidates(labelled)})
 
 
-def check_candidate(candidate: Candidate, gold: str, task: Task, config: SamplingConfig) -> Candidate:
+def check_candidate(candidate: Candidate, question: Question, task: Task, config: LabellingConfig) -> Candidate:
     """The candidate with extracted answer, verdict, label and reason. A chain that was cut off has not stated its last answer."""
-    cut_off = candidate.finish_reason == "length"
-    extracted = None if cut_off else task.extract(candidate.text)
-    verdict = task.compare(extracted, gold)
     label: Label
-    if verdict == "right":
-        label, reason = "positive", "right answer"
-    elif verdict == "wrong":
-        label, reason = "negative", "wrong answer"
-    elif cut_off:
-        label, reason = config.unknown_cut_off, "cut off"
+    false = false_equation(candidate.text)
+    if candidate.finish_reason == "length":
+        extracted, verdict, label, reason = None, "unknown", config.unknown_cut_off, "cut off"
     else:
-        label, reason = config.unknown_ended, "no answer stated"
-    return candidate.model_copy(update={"extracted": extracted, "verdict": verdict, "label": label, "reason": reason})
+        check = check_answer(candidate.text, question.gold, question.choices, task.answer, shared(config.check_seconds))
+        extracted, verdict, reason = check.extracted, check.verdict, check.reason
+        if verdict == "right":
+            label = "positive"
+            if false is not None and config.false_equations == "drop":
+                label, reason = "dropped", "right answer, false equation"
+        elif verdict == "wrong":
+            label = "negative"
+        else:
+            label = config.unknown_check if reason.startswith("check failed") else config.unknown_ended
+    return candidate.model_copy(
+        update={"extracted": extracted, "verdict": verdict, "label": label, "reason": reason, "false_equation": false}
+    )
+
+
+def reward_candidate(candidate: Candidate, question: Question, config: LabellingConfig) -> Candidate:
+    """The candidate with the reward of the user's function. One whose reward cannot be had is dropped."""
+    if config.reward is None:
+        # What a sampled chain carries is an earlier function's; what one from a file carries is its own.
+        return candidate if candidate.log_likelihood is None else candidate.model_copy(update={"reward": None})
+    if candidate.label == "dropped":
+        return candidate
+    outcome = shared(config.check_seconds).call(config.reward, question.text, candidate.text, question.gold)
+    if outcome.failure is None and isinstance(outcome.value, int | float) and isfinite(outcome.value):
+        return candidate.model_copy(update={"reward": float(outcome.value)})
+    why = outcome.failure or f"no finite number: {outcome.value!r:.40}"
+    return candidate.model_copy(update={"label": "dropped", "reason": f"reward failed: {why}"})
+
+
+def rank_candidates(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+    """Ranks without gaps from 1, the best: by reward where all have one, else positives 1 and negatives 2."""
+    kept = [candidate for candidate in candidates if candidate.label != "dropped"]
+    if all(candidate.reward is not None for candidate in kept):
+        places = {merit: place for place, merit in enumerate(sorted({c.reward or 0.0 for c in kept}, reverse=True), start=1)}
+        ranks = {candidate.index: places[candidate.reward or 0.0] for candidate in kept}
+    else:
+        ranks = {candidate.index: 1 if candidate.label == "positive" else 2 for candidate in kept}
+    return tuple(candidate.model_copy(update={"rank": ranks.get(candidate.index)}) for candidate in candidates)
+
+
+def _what_makes_it_the_same(candidate: Candidate, config: LabellingConfig) -> object:
+    if config.duplicates == "equations":
+        listed = equations(candidate.text)
+        if listed:
+            return candidate.extracted, listed
+    return candidate.text
 
 
 def count_labels(groups: Iterable[CandidateGroup]) -> dict[str, int]:
@@ -52,5 +95,6 @@ def count_labels(groups: Iterable[CandidateGroup]) -> dict[str, int]:
         counts["groups without negatives"] += "negative" not in labels
         for candidate in group.candidates:
             counts["candidates"] += 1
-            counts[f"{candidate.label}: {candidate.reason}"] += 1
+            counts["candidates with a false equation"] += candidate.false_equation is not None
+            counts[f"{candidate.label}: {(candidate.reason or '').partition(': ')[0]}"] += 1
     return dict(counts)

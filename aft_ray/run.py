@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from aft_ray.cluster import check_resources, connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
+from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.progress import StageProgress
 from aft_ray.sampling.engine import EngineSettings
-from aft_ray.sampling.stream import evaluate_model, sample_candidates
+from aft_ray.sampling.given import read_given
+from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
 from aft_ray.storage import (
     differences,
     fingerprint,
@@ -32,10 +35,10 @@ from aft_ray.storage import (
     versions,
     write_atomically,
 )
-from aft_ray.tasks import BadInputError, read_questions
+from aft_ray.tasks import BadInputError, make_tasks
 from aft_ray.training.trainer import run_training
 from aft_ray.training.worker import TrainingJob
-from schemas import CandidateGroup, Evaluation, Question, StageManifest, read_parquet, write_parquet
+from schemas import CandidateGroup, Evaluation, Question, Record, StageManifest, read_parquet, write_parquet
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Stage:
     settings: dict[str, Any]
     inputs: tuple[str, ...]
     make: Callable[[Path], dict[str, int]]
+    renew: Callable[[Path], dict[str, int]] | None = None
+    """Makes it from its last result, which is enough where nothing but the settings named in `renewable` have changed."""
+    renewable: tuple[str, ...] = ()
 
 
 class Run:
@@ -58,9 +64,17 @@ class Run:
     def __init__(self, config: RunConfig, console: Console) -> None:
         self.config = config
         self.console = console
-        self.questions = read_questions(config.task, config.seed)
         check_model(config.model.path)
         check_resources(config.resources)
+        self.tasks = make_tasks(config.task)
+        tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+        found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
+        self.questions, self.left_out = found.questions, found.counts
+        if not found.train or not found.held_out:
+            raise BadInputError([f"{len(found.train)} training and {len(found.held_out)} held-out questions: a run needs both"])
+        self.given = read_given(config.sampling.candidates_file, found.questions, tokenizer, config.prompt.chat)
+        limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
+        print_report(reports, limits, found.counts, console)
         self.folder = (config.runs_dir / config.name).absolute()
 
     def execute(self) -> dict[str, Any]:
@@ -82,6 +96,7 @@ class Run:
             )
         summary = summarise(
             self.config,
+            trained={question.task for question in self.questions if question.split == "train"},
             vft=read_parquet(self.folder / "evaluate-vft" / "evaluations", Evaluation),
             aft=read_parquet(self.folder / "evaluate-aft" / "evaluations", Evaluation),
             stages=rows,
@@ -92,16 +107,21 @@ class Run:
     def stages(self) -> list[Stage]:
         config = self.config
         base = {"fingerprint": model_fingerprint(config.model.path), "precision": config.model.precision}
-        task, vft, sampling, alignment = (
-            part.model_dump(mode="json") for part in (config.task, config.vft, config.sampling, config.alignment)
+        prompt, vft, sampling, labelling, alignment = (
+            part.model_dump(mode="json")
+            for part in (config.prompt, config.vft, config.sampling, config.labelling, config.alignment)
         )
-        content = hashlib.sha256("".join(question.model_dump_json() for question in self.questions).encode()).hexdigest()[:16]
+        # A weight says how often training sees a question; the questions are the same.
+        task = config.task.model_dump(mode="json", exclude={"weight": True, "parts": {"__all__": {"weight"}}})
+        weights = {"task_weights": self.task_weights()}
         seed = {"seed": config.seed}
+        questions = {"task": task, "prompt": prompt, "content": content_of(self.questions)} | seed
+        candidates = {"sampling": sampling, "labelling": labelling, "given": content_of(self.given)} | seed
         return [
-            Stage("questions", {"task": task, "content": content} | seed, (), self.make_questions),
-            Stage("vft", {"vft": vft, "model": base} | seed, ("questions",), self.make_vft),
-            Stage("sample", {"sampling": sampling} | seed, ("questions", "vft"), self.make_candidates),
-            Stage("align", {"alignment": alignment} | seed, ("vft", "sample"), self.make_aligned),
+            Stage("questions", questions, (), self.make_questions),
+            Stage("vft", {"vft": vft, "model": base} | weights | seed, ("questions",), self.make_vft),
+            Stage("sample", candidates, ("questions", "vft"), self.make_candidates, self.relabel, renewable=("labelling",)),
+            Stage("align", {"alignment": alignment} | weights | seed, ("vft", "sample"), self.make_aligned),
             Stage("evaluate-vft", {}, ("vft", "sample"), lambda out: self.make_evaluation("evaluate-vft", "vft", out)),
             Stage("evaluate-aft", {}, ("align", "sample"), lambda out: self.make_evaluation("evaluate-aft", "align", out)),
         ]
@@ -119,9 +139,17 @@ class Run:
             changes = differences(found.settings, stage.settings)
             changes += [f"{name} has changed" for name in inputs if found.inputs.get(name) != inputs[name]]
             self.console.print(f"[yellow]↻[/] {stage.name:<13} again, because {'; '.join(changes)}", highlight=False)
+        make = stage.make
+        if found is not None and stage.renew is not None and found.inputs == inputs:
+            changed = {
+                name
+                for name in stage.settings.keys() | found.settings.keys()
+                if found.settings.get(name) != stage.settings.get(name)
+            }
+            make = stage.renew if changed <= set(stage.renewable) else stage.make
         started = time.monotonic()
         with stage_folder(self.folder / stage.name, wanted) as out:
-            counts = stage.make(out)
+            counts = make(out)
             manifest = StageManifest(
                 stage=stage.name,
                 fingerprint=wanted,
@@ -143,7 +171,7 @@ class Run:
             "train": len(train),
             "with reference": sum(question.reference is not None for question in train),
             "held out": len(self.questions) - len(train),
-        }
+        } | self.left_out
 
     def make_vft(self, out: Path) -> dict[str, int]:
         return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
@@ -160,6 +188,7 @@ class Run:
                 training=training,
                 resources=self.config.resources,
                 seed=self.config.seed,
+                task_weights=self.task_weights(),
                 records=records,
                 out=out,
                 counter=counter,
@@ -171,9 +200,23 @@ class Run:
 
     def make_candidates(self, out: Path) -> dict[str, int]:
         connect(self.folder)
-        groups = empty_folder(out / "groups")
+        groups, settings = empty_folder(out / "groups"), self.engine_settings("vft")
+        given = frozenset(group.question.question_id for group in self.given)
         with StageProgress(self.console, "sample", len(self.questions), "questions") as counter:
-            sample_candidates(self.folder / "questions", groups, self.engine_settings("vft"), counter)
+            if given:
+                write_parquet(out / "given.parquet", CandidateGroup, self.given)
+                label_candidates(out / "given.parquet", groups, settings, counter)
+            sample_candidates(self.folder / "questions", groups, settings, counter, given)
+        return self.count_candidates(groups)
+
+    def relabel(self, out: Path) -> dict[str, int]:
+        connect(self.folder)
+        groups = empty_folder(out / "groups")
+        with StageProgress(self.console, "sample", len(self.questions), "questions labelled") as counter:
+            label_candidates(self.folder / "sample" / "groups", groups, self.engine_settings("vft"), counter)
+        return self.count_candidates(groups)
+
+    def count_candidates(self, groups: Path) -> dict[str, int]:
         records = read_parquet(groups, CandidateGroup)
         check_each_once([question.question_id for question in self.questions], [g.question.question_id for g in records])
         return count_labels(records)
@@ -189,15 +232,25 @@ class Run:
         verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
         return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
 
+    def task_weights(self) -> dict[str, float]:
+        return {single.label: single.weight for single in self.config.task.single}
+
     def engine_settings(self, stage: str) -> EngineSettings:
         path = self.folder / stage / "model"
         return EngineSettings(
             model=ModelConfig(path=path, precision=self.config.model.precision),
             model_fingerprint=model_fingerprint(path),
+            tasks=self.tasks,
             sampling=self.config.sampling,
+            labelling=self.config.labelling,
             resources=self.config.resources,
             seed=self.config.seed,
         )
+
+
+def content_of(records: Sequence[Record]) -> str:
+    """A fingerprint of records."""
+    return hashlib.sha256("".join(record.model_dump_json() for record in records).encode()).hexdigest()[:16]
 
 
 def check_model(path: Path) -> None:

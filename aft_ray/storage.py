@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 
@@ -84,12 +84,22 @@ def _put_in_place(working: Path, stage: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """All of the text or none of it is there afterwards, whatever happens meanwhile."""
-    staging = path.with_name(f".{path.name}.partial")
-    with staging.open("w", encoding="utf-8") as stream:
+    with atomic_file(path) as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(path)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """A text file that is at its place when the block has ended well, and not there, or as it was before, otherwise."""
+    staging = path.with_name(f".{path.name}.partial")
+    try:
+        with staging.open("w", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

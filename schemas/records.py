@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 class Record(BaseModel):
     """What all records share. A change of any field's meaning or type raises `VERSION`."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -31,8 +31,18 @@ class Question(Record):
     task: str = Field(min_length=1, description="name of the task that reads, asks and checks it")
     split: Split
     text: str = Field(min_length=1, description="the question as the user wrote it, without the prompt around it")
-    gold: str = Field(min_length=1, description="the gold answer as the file states it")
-    reference: str | None = Field(description="a reference chain of thought that states the answer, where there is one")
+    choices: tuple[str, ...] = Field((), description="the options of a multiple-choice question, A, B, ... in order; else none")
+    gold: str = Field(min_length=1, description="the gold answer: a letter where there are choices, else as the file states it")
+    reference: str | None = Field(
+        description="a reference chain of thought that states the answer, as the model should write it; None where there is none"
+    )
+    prompt_ids: tuple[Count, ...] = Field(
+        (),
+        description="what the model reads before its chain of thought, in training, sampling, scoring; empty before tokenizing",
+    )
+    reference_ids: tuple[Count, ...] = Field(
+        (), description="the reference behind the prompt, end-of-sequence included; empty without reference"
+    )
 
 
 class Candidate(Record):
@@ -42,18 +52,29 @@ class Candidate(Record):
     text: str
     token_ids: tuple[Count, ...] = Field(description="as sampled, end-of-sequence included when the chain ended by itself")
     finish_reason: FinishReason = Field(description="stop: ended by itself; length: cut off at max_new_tokens")
-    log_likelihood: float = Field(le=0, description="sum over token_ids in nats, before temperature and top-p")
-    extracted: str | None = Field(
-        description="the last answer that the text states; None before labelling and where it states none"
+    log_likelihood: Annotated[float, Field(le=0)] | None = Field(
+        description="sum over token_ids in nats, before temperature and top-p; None where the chain came from a file"
     )
-    verdict: Verdict | None = Field(description="extracted against gold; None before labelling")
-    label: Label | None = Field(description="what training does with it; None before labelling")
-    reason: str | None = Field(description="why it has this label; None before labelling")
+    extracted: str | None = Field(
+        None, description="the last answer that the text states; None before labelling and where it states none"
+    )
+    verdict: Verdict | None = Field(None, description="extracted against gold; None before labelling")
+    label: Label | None = Field(None, description="what training does with it; None before labelling")
+    reason: str | None = Field(None, description="why it has this label; None before labelling")
+    false_equation: str | None = Field(None, description="the first <<a=b>> of the text that does not hold; None where all hold")
+    reward: float | None = Field(
+        None, description="from the user's file (minus the rank, where it has ranks) or function, higher is better"
+    )
+    rank: Count | None = Field(
+        None,
+        description="1 is best, equals share a rank: by reward, else 1 for positives and 2 for negatives; None for dropped "
+        "candidates and before labelling",
+    )
 
     @property
-    def score(self) -> float:
-        """Per-token mean log-likelihood in nats, what the method calls s(c)."""
-        return self.log_likelihood / len(self.token_ids)
+    def score(self) -> float | None:
+        """Per-token mean log-likelihood in nats under the model that sampled, what the method calls s(c)."""
+        return None if self.log_likelihood is None else self.log_likelihood / len(self.token_ids)
 
 
 class CandidateGroup(Record):
@@ -61,7 +82,7 @@ class CandidateGroup(Record):
 
     question: Question
     candidates: tuple[Candidate, ...]
-    model: str = Field(description="fingerprint of the model that sampled")
+    model: str = Field(description="fingerprint of the model that sampled, or of the file that the candidates came from")
     seed: Count = Field(description="seed of the request; vLLM samples candidate i with seed + i")
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
@@ -78,6 +99,7 @@ class Evaluation(Record):
     """What a model does on one held-out question: its greedy chain, and its scores of the given candidates."""
 
     question_id: str = Field(min_length=1)
+    task: str = Field(min_length=1)
     model: str = Field(description="fingerprint of the model that is evaluated")
     greedy: Candidate | None = Field(description="None where the prompt is too long to ask")
     positive_scores: tuple[float, ...] = Field(description="s(c) of each positive candidate of the question's group")

@@ -13,17 +13,25 @@ from schemas import Evaluation
 
 
 def summarise(
-    config: RunConfig, vft: Sequence[Evaluation], aft: Sequence[Evaluation], stages: Sequence[dict[str, Any]]
+    config: RunConfig,
+    trained: set[str],
+    vft: Sequence[Evaluation],
+    aft: Sequence[Evaluation],
+    stages: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Both models on the same held-out questions and the same candidates."""
-    before, after = measure(vft), measure(aft)
+    """Both models on the same held-out questions and the same candidates, task by task; `trained`: tasks that were trained on."""
+    models, comparisons = [], []
     confidence = config.evaluation.confidence
+    for task in [single.label for single in config.task.single]:
+        before, after = (measure([e for e in evaluations if e.task == task]) for evaluations in (vft, aft))
+        if not before.right:
+            continue
+        for name, measures in (("vft", before), ("aft", after)):
+            models.append(model_summary(name, task, measures, confidence) | {"trained_on": task in trained})
+        comparisons.append({"task": task} | comparison(before, after))
     return {
-        "models": [
-            model_summary("vft", config.task.name, before, confidence),
-            model_summary("aft", config.task.name, after, confidence),
-        ],
-        "comparison": comparison(before, after),
+        "models": models,
+        "comparisons": comparisons,
         "stages": list(stages),
         "seed": config.seed,
         "confidence": confidence,
@@ -32,13 +40,26 @@ def summarise(
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    first = summary["models"][0]
-    title = f"{first['task']}, {first['n']} held-out questions, seed {summary['seed']}, {summary['confidence']:.0%} intervals"
-    table = Table(title=title, title_justify="left")
+    for compared in summary["comparisons"]:
+        models = [model for model in summary["models"] if model["task"] == compared["task"]]
+        console.print(task_table(models, compared, summary))
+        console.print(
+            f"[dim]assessment: the right chain scores higher, over {models[0]['assessment_pairs']:,} pairs of "
+            f"{models[0]['assessment_questions']} questions[/]",
+            highlight=False,
+        )
+    console.print("[dim]s: mean log-likelihood per token, nats; p: paired tests[/]", highlight=False)
+
+
+def task_table(models: Sequence[dict[str, Any]], compared: dict[str, Any], summary: dict[str, Any]) -> Table:
+    """Before and after on one task."""
+    origin = "" if models[0]["trained_on"] else ", never trained on"
+    what = f"{compared['task']}{origin}, {models[0]['n']} held-out questions"
+    table = Table(title=f"{what}, seed {summary['seed']}, {summary['confidence']:.0%} intervals", title_justify="left")
     table.add_column("model")
     for heading in ("accuracy", "assessment", "s(right)", "s(wrong)"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for model in summary["models"]:
+    for model in models:
         table.add_row(
             model["name"],
             _share(model["accuracy"], model["accuracy_ci"]),
@@ -46,19 +67,13 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             _number(model["mean_positive_score"]),
             _number(model["mean_negative_score"]),
         )
-    compared = summary["comparison"]
     table.add_section()
     table.add_row(
         "gain",
         _gain(compared["accuracy_gain"], compared["accuracy_p"]),
         _gain(compared["assessment_accuracy_gain"], compared["assessment_accuracy_p"]),
     )
-    console.print(table)
-    console.print(
-        f"[dim]assessment: the right chain scores higher, over {first['assessment_pairs']:,} pairs of "
-        f"{first['assessment_questions']} questions\ns: mean log-likelihood per token, nats; p: paired tests[/]",
-        highlight=False,
-    )
+    return table
 
 
 def _share(share: float | None, interval: Sequence[float] | None) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aft_ray.config import ModelConfig, ResourcesConfig, SamplingConfig
+from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
+from aft_ray.tasks import Task
 from schemas import Candidate, FinishReason
 
 # Text and tables made token by token cost more than a small model itself: the text is decoded once, at the end.
@@ -18,11 +19,13 @@ FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Everything an actor needs to start its engine."""
+    """Everything an actor needs to start its engine, and a stream to label what comes out of it."""
 
     model: ModelConfig
     model_fingerprint: str
+    tasks: dict[str, Task]
     sampling: SamplingConfig
+    labelling: LabellingConfig
     resources: ResourcesConfig
     seed: int
 
@@ -106,10 +109,6 @@ class Engine:
             token_ids=tuple(sample.token_ids),
             finish_reason=FINISH_REASONS[sample.finish_reason],
             log_likelihood=min(0.0, sample.cumulative_logprob),
-            extracted=None,
-            verdict=None,
-            label=None,
-            reason=None,
         )
 
 

@@ -15,8 +15,6 @@ from ray.actor import ActorHandle
 
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
-from aft_ray.tasks import TASKS
-from aft_ray.tasks.tokens import prompt_ids
 from schemas import CandidateGroup, Evaluation, Question, from_table, to_table
 
 # Small blocks with many under way keep an engine full across their borders, and little is lost with an actor.
@@ -38,7 +36,7 @@ class SamplingActor:
     async def sample(self, question: Question) -> CandidateGroup:
         config = self.settings.sampling
         seed = request_seed(self.settings.seed, question.question_id)
-        prompt = prompt_ids(question, self.engine.tokenizer)
+        prompt = question.prompt_ids
         fits = len(prompt) <= config.max_prompt_tokens
         return CandidateGroup(
             question=question,
@@ -64,10 +62,11 @@ class EvaluationActor:
 
     async def evaluate(self, group: CandidateGroup) -> Evaluation:
         question = group.question
-        prompt = prompt_ids(question, self.engine.tokenizer)
+        prompt = question.prompt_ids
         if len(prompt) > self.settings.sampling.max_prompt_tokens:
             return Evaluation(
                 question_id=question.question_id,
+                task=question.task,
                 model=self.settings.model_fingerprint,
                 greedy=None,
                 positive_scores=(),
@@ -82,26 +81,50 @@ class EvaluationActor:
         )
         return Evaluation(
             question_id=question.question_id,
+            task=question.task,
             model=self.settings.model_fingerprint,
-            greedy=check_candidate(greedy, question.gold, TASKS[question.task], self.settings.sampling),
+            # In a thread: a check that hangs must not keep the engine from its other questions.
+            greedy=await asyncio.to_thread(
+                check_candidate, greedy, question, self.settings.tasks[question.task], self.settings.labelling
+            ),
             positive_scores=scores[: len(positives)],
             negative_scores=scores[len(positives) :],
         )
 
 
-def sample_candidates(questions: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
-    """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`."""
+def sample_candidates(
+    questions: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], given: frozenset[str] = frozenset()
+) -> None:
+    """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`.
 
+    `given` are the ids of questions that have their candidates already.
+    """
+
+    def without_given(table: pa.Table) -> pa.Table:
+        return table.filter(pc.invert(pc.is_in(table["question_id"], pa.array(sorted(given), pa.string()))))
+
+    rows = ray.data.read_parquet(str(questions))
+    if given:
+        rows = rows.map_batches(without_given, batch_format="pyarrow", batch_size=None)
+    _label_into(_through_pool(rows, SamplingActor, settings), out, settings, counter)
+
+
+def label_candidates(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
+    """Label, or label anew, the CandidateGroups of Parquet files; no engine is needed for that."""
+    rows = ray.data.read_parquet(str(groups)).repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+    _label_into(rows, out, settings, counter)
+
+
+def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
     def label(table: pa.Table) -> pa.Table:
-        groups = [
-            label_group(group, TASKS[group.question.task], settings.sampling) for group in from_table(CandidateGroup, table)
+        labelled = [
+            label_group(group, settings.tasks[group.question.task], settings.labelling)
+            for group in from_table(CandidateGroup, table)
         ]
-        counter.add.remote(len(groups))
-        return to_table(CandidateGroup, groups)
+        counter.add.remote(len(labelled))
+        return to_table(CandidateGroup, labelled)
 
-    stream = _through_pool(ray.data.read_parquet(str(questions)), SamplingActor, settings)
-    stream = stream.map_batches(label, batch_format="pyarrow", batch_size=None)
-    stream.write_parquet(str(out))
+    groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(str(out))
 
 
 def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:

@@ -1,62 +1,104 @@
-"""The last answer that a text states, and whether it equals the gold answer. Numbers only; nothing is ever evaluated."""
+"""Kinds of answers: how one is found in a text, and compared with gold, in three outcomes: right, wrong, could not tell."""
 
-import re
-from fractions import Fraction
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from aft_ray.isolated import Isolated
+from aft_ray.tasks.choices import compare_choices, gold_letter, stated_choice
+from aft_ray.tasks.expressions import compare_expressions, gold_expression, stated_expression
+from aft_ray.tasks.numbers import compare_numbers, plain_number, stated_number
+from aft_ray.tasks.texts import compare_texts, stated_text
 from schemas import Verdict
 
-# A number as people write it: sign, currency, thousands commas, decimals, a fraction bar, a percent sign.
-NUMBER = re.compile(
-    r"(?P<sign>[-\u2212+]?)\s?[$\u20ac\u00a3]?(?P<sign2>[-\u2212]?)"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<decimals>\.\d+)?(?:\s?/\s?(?P<denominator>\d+(?!\.?\d)))?\s?%?",
-    re.ASCII,
+Choices = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A kind of answer. `extract` and `compare` are exact, fast and never raise for any text."""
+
+    name: str
+    extract: Callable[[str, Choices], str | None]
+    """(text, choices) -> the answer that the text states last, None where it states none."""
+    compare: Callable[[str, str, Choices], Verdict | None]
+    """(extracted, gold, choices) -> verdict; None where it takes `isolated` to tell."""
+    read_gold: Callable[[str, Choices], str]
+    """(gold as a file states it, choices) -> gold. Raises ValueError where it is none of this kind."""
+    statement: str = "The answer is {gold}."
+    """How a text states it."""
+    isolated: str | None = None
+    """module:name(extracted, gold) -> bool | None, which may hang or crash."""
+
+
+@dataclass(frozen=True)
+class Check:
+    verdict: Verdict
+    extracted: str | None
+    reason: str
+
+
+def _number_gold(gold: str, choices: Choices) -> str:
+    return plain_number(gold.rpartition("####")[2])
+
+
+def _expression_gold(gold: str, choices: Choices) -> str:
+    found = gold_expression(gold)
+    if not found:
+        raise ValueError("no expression")
+    return found
+
+
+def _text_gold(gold: str, choices: Choices) -> str:
+    if not gold.strip():
+        raise ValueError("no text")
+    return gold.strip()
+
+
+NUMBER = Answer("number", stated_number, compare_numbers, _number_gold)
+CHOICE = Answer("choice", stated_choice, compare_choices, gold_letter, statement="The answer is ({gold}).")
+EXPRESSION = Answer(
+    "expression",
+    stated_expression,
+    compare_expressions,
+    _expression_gold,
+    statement=r"The answer is $\boxed{{{gold}}}$.",
+    isolated="aft_ray.tasks.expressions:same_expression",
 )
-# What introduces an answer. Only what follows one of these is an answer that the text states.
-MARKER = re.compile(r"####|\bthe\s+(?:final\s+)?answer\s+is\b\s*:?|\b(?:final\s+)?answer\s*:|\\boxed\s*(?=\{)", re.IGNORECASE)
-# A number that goes on like this was not the whole of it: a malformed numeral, or the start of a calculation.
-GOES_ON = re.compile(r",?\d|\s*[*/=^+\u00d7\u2212-]+\s*[\d(]")
-BETWEEN = re.compile(r"[\s:*{(\[\\]*")
-MAX_DIGITS = 100
+TEXT = Answer("text", stated_text, compare_texts, _text_gold)
 
 
-def stated_number(text: str) -> str | None:
-    """The last number that the text states as its answer, in plain digits; None where it states none.
-
-    An answer is stated by `#### 18`, `The answer is 18`, `Answer: 18` or `\\boxed{18}`. If what follows the last of these
-    is not a number, no earlier one counts: the text has changed its mind in a way that cannot be read.
-    """
-    markers = list(MARKER.finditer(text))
-    if not markers:
-        return None
-    after = text[markers[-1].end() :]
-    match = NUMBER.match(after, BETWEEN.match(after).end())  # type: ignore[union-attr]
-    if match is None or GOES_ON.match(after, match.end()):
-        return None
-    return _plain(match)
+def by_function(function: str) -> Answer:
+    """The user's own check, module:name(completion, gold) -> True, False, or None where it cannot tell."""
+    return Answer("function", _whole, _undecided, _text_gold, isolated=function)
 
 
-def compare_numbers(extracted: str | None, gold: str) -> Verdict:
-    """Equality as exact fractions. Raises ValueError where gold is no number."""
+def _whole(text: str, choices: Choices) -> str | None:
+    return text
+
+
+def _undecided(extracted: str, gold: str, choices: Choices) -> None:
+    return None
+
+
+def answer_of_kind(kind: str) -> Answer:
+    """By the name that a configuration gives: number, choice, expression, text, or module:name."""
+    return {"number": NUMBER, "choice": CHOICE, "expression": EXPRESSION, "text": TEXT}.get(kind) or by_function(kind)
+
+
+def check_answer(text: str, gold: str, choices: Choices, answer: Answer, isolated: Isolated) -> Check:
+    """Whether the answer that the text states is gold. A check that hangs or crashes could not tell, and says so."""
+    extracted = answer.extract(text, choices)
     if extracted is None:
-        return "unknown"
-    return "right" if Fraction(extracted) == parse_number(gold) else "wrong"
-
-
-def parse_number(text: str) -> Fraction:
-    """A text that is a number and nothing else. Raises ValueError where it is not."""
-    match = NUMBER.fullmatch(text.strip().rstrip("."))
-    plain = None if match is None else _plain(match)
-    if plain is None:
-        raise ValueError(f"not a number: {text[:40]!r}")
-    return Fraction(plain)
-
-
-def _plain(match: re.Match[str]) -> str | None:
-    whole = (match["whole"] or "").replace(",", "")
-    decimals, denominator = match["decimals"] or "", match["denominator"]
-    if not (whole or decimals) or len(whole + decimals + (denominator or "")) > MAX_DIGITS:
-        return None
-    if denominator is not None and (decimals or int(denominator) == 0):
-        return None
-    negative = (match["sign"] in ("-", "\u2212")) != bool(match["sign2"])
-    return f"{'-' if negative else ''}{whole or '0'}{decimals}{f'/{denominator}' if denominator else ''}"
+        return Check("unknown", None, "no answer stated")
+    verdict = answer.compare(extracted, gold, choices)
+    # Of a user's function the whole text is the input, and nothing was extracted.
+    shown = None if answer.name == "function" else extracted
+    if verdict is None:
+        assert answer.isolated is not None
+        outcome = isolated.call(answer.isolated, extracted, gold)
+        if outcome.failure is not None:
+            return Check("unknown", shown, f"check failed: {outcome.failure}")
+        verdict = "unknown" if outcome.value is None else "right" if outcome.value else "wrong"
+    if verdict == "unknown":
+        return Check(verdict, shown, "answer not comparable")
+    return Check(verdict, shown, f"{verdict} answer")

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aft_ray.config import TaskConfig
+from aft_ray.tasks.answers import NUMBER
+from aft_ray.tasks.base import Task
 from schemas import Question, Split
 
 NAMES = {
@@ -68,9 +70,13 @@ class Event:
 
 def read(config: TaskConfig, seed: int) -> list[Question]:
     """Training questions by the run's seed; held-out ones are the same for every seed, so that runs compare on them."""
-    train = generate("train", config.train_questions or 2000, seed, config.difficulty)
-    held_out = generate(config.held_out_split, config.test_questions or 500, 0, config.difficulty)
-    return [*train, *held_out]
+    train = 2000 if config.train_questions is None else config.train_questions
+    held_out = 500 if config.test_questions is None else config.test_questions
+    questions = [
+        *generate("train", train, seed, config.difficulty),
+        *generate(config.held_out_split, held_out, 0, config.difficulty),
+    ]
+    return [question.model_copy(update={"task": config.label}) for question in questions]
 
 
 def generate(split: Split, size: int, seed: int, difficulty: int) -> Iterator[Question]:
@@ -190,3 +196,6 @@ def at_once(start: int, events: list[Event], rng: random.Random) -> list[str]:
     terms = [f"{'+' if e.sign > 0 else '-'}{f'{e.count}*{e.size}' if e.count > 1 else e.size}" for e in events]
     total = start + sum(event.sign * event.amount for event in events)
     return [f"{start}{''.join(terms)}={total}."]
+
+
+TASK = Task("arithmetic", NUMBER, source="generated here", licence="Apache-2.0", generate=read)

@@ -6,7 +6,7 @@ each chain see the prompt and itself. The prompt is computed once, and a chain's
 Shape suffixes: R rows (questions), L tokens of the longest row, T chain tokens of all rows, C chains of all rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,7 @@ class Example:
     question_id: str
     prompt_ids: tuple[int, ...]
     chains: tuple[Chain, ...]
+    task: str = ""
 
     @property
     def length(self) -> int:
@@ -102,10 +103,19 @@ def _attention_mask(segment_RL: Tensor) -> Tensor:
     return (((of_key == 0) | (of_key == of_query)) & causal)[:, None]
 
 
-def global_batches(examples: int, size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The examples of every step of an epoch, in an order that depends on (seed, epoch) alone."""
-    order = np.random.default_rng((seed, epoch)).permutation(examples).tolist()
-    return [order[start : start + size] for start in range(0, examples, size)]
+def global_batches(weights: Sequence[float], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The examples of every step of an epoch, by (seed, epoch) alone.
+
+    `weights`: how often an epoch sees each example. Of a fraction, every example gets its share in turn: at 0.25 it stands
+    in one epoch of four.
+    """
+    random = np.random.default_rng((seed, epoch))
+    # One draw for all epochs: where in the turn an example begins.
+    phase = np.random.default_rng(seed).random(len(weights))
+    share = np.asarray(weights, dtype=float)
+    times = np.floor(phase + share * (epoch + 1)) - np.floor(phase + share * epoch)
+    order = random.permutation(np.repeat(np.arange(len(weights)), times.astype(int))).tolist()
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def share_out(lengths: list[int], world_size: int, tokens_per_micro_batch: int) -> list[list[list[int]]]:

@@ -1,33 +1,30 @@
 """From records to training examples: which chains a question trains on, as token ids."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from transformers import PreTrainedTokenizerBase
-
-from aft_ray.tasks.tokens import prompt_ids, reference_ids
 from aft_ray.training.batches import Chain, Example
 from schemas import CandidateGroup, Question
 
 
-def vft_examples(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+def vft_examples(questions: Sequence[Question]) -> list[Example]:
     """The training questions that have a reference, each with that one chain."""
     return [
-        Example(question.question_id, prompt_ids(question, tokenizer), (Chain(reference_ids(question, tokenizer), "reference"),))
+        Example(question.question_id, question.prompt_ids, (Chain(question.reference_ids, "reference"),), question.task)
         for question in questions
         if question.reference is not None
     ]
 
 
-def alignment_examples(
-    groups: Sequence[CandidateGroup], tokenizer: PreTrainedTokenizerBase, vft_covers_positives: bool
-) -> list[Example]:
+def alignment_examples(groups: Sequence[CandidateGroup], vft_covers_positives: bool) -> list[Example]:
     """Every group with the chains that have a part in the loss; a group with none is left out.
 
     The alignment loss of a question without positives, or without negatives, is 0 with gradient 0, so those chains need no pass.
     """
     examples = []
     for group in groups:
-        chains = [Chain(reference_ids(group.question, tokenizer), "reference")] if group.question.reference is not None else []
+        question = group.question
+        chains = [Chain(question.reference_ids, "reference")] if question.reference is not None else []
         positives = [Chain(c.token_ids, "positive") for c in group.candidates if c.label == "positive"]
         negatives = [Chain(c.token_ids, "negative") for c in group.candidates if c.label == "negative"]
         if negatives or vft_covers_positives:
@@ -35,7 +32,7 @@ def alignment_examples(
         if positives:
             chains += negatives
         if chains:
-            examples.append(Example(group.question.question_id, prompt_ids(group.question, tokenizer), tuple(chains)))
+            examples.append(Example(question.question_id, question.prompt_ids, tuple(chains), question.task))
     return examples
 
 
@@ -46,5 +43,5 @@ def within(examples: Sequence[Example], max_tokens: int) -> list[Example]:
         room = max_tokens - len(example.prompt_ids)
         chains = tuple(chain for chain in example.chains if len(chain.token_ids) <= room)
         if chains:
-            kept.append(Example(example.question_id, example.prompt_ids, chains))
+            kept.append(replace(example, chains=chains))
     return kept

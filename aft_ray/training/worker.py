@@ -29,6 +29,7 @@ class TrainingJob:
     training: TrainingConfig
     resources: ResourcesConfig
     seed: int
+    task_weights: dict[str, float]
     records: Path
     out: Path
     counter: ActorHandle[Any] | None
@@ -80,15 +81,12 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
 
     Raises ValueError where nothing is left to train on.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(job.model.path)
     if isinstance(job.training, AlignmentConfig):
         groups = [group for group in read_parquet(job.records, CandidateGroup) if group.question.split == "train"]
-        found = alignment_examples(groups, tokenizer, job.training.vft_covers == "reference+positives")
+        found = alignment_examples(groups, job.training.vft_covers == "reference+positives")
     else:
         questions = [question for question in read_parquet(job.records, Question) if question.split == "train"]
-        found = vft_examples(questions, tokenizer)
+        found = vft_examples(questions)
     # Ray writes a stream's files in no fixed order.
     examples = within(sorted(found, key=lambda example: example.question_id), job.training.max_tokens)
     if not examples:
@@ -100,10 +98,11 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
 
 def schedule(examples: list[Example], job: TrainingJob) -> list[list[Example]]:
     """The global batch of every step of the whole training."""
+    weights = [job.task_weights.get(example.task, 1.0) for example in examples]
     return [
         [examples[index] for index in batch]
         for epoch in range(job.training.epochs)
-        for batch in global_batches(len(examples), job.training.questions_per_step, job.seed, epoch)
+        for batch in global_batches(weights, job.training.questions_per_step, job.seed, epoch)
     ]
 
 

@@ -1,0 +1,118 @@
+r"""Mathematical expressions as answers: `\frac{\sqrt{3}}{2}`, `(1, 2)`, `x^2 + 1`, `[0, \infty)`, `\text{Friday}`.
+
+What can be told from the texts, or from two plain numbers, is told at once. The rest is math-verify's
+(github.com/huggingface/Math-Verify), which may hang or crash on what a model writes: `same_expression` is for a process that
+can be killed.
+"""
+
+import functools
+import logging
+import re
+from fractions import Fraction
+from typing import Any
+
+from aft_ray.tasks.latex import to_plain
+from aft_ray.tasks.numbers import plain_number, value
+from aft_ray.tasks.stated import Statement, statements
+from schemas import Verdict
+
+MAX_LENGTH = 1000
+MATHS = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+)\$|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]", re.DOTALL)
+SECOND_THOUGHTS = re.compile(r"\b(?:not|never|cannot|unclear|unknown)\b|n['\u2019]t\b", re.IGNORECASE)
+SIZING = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|limits|!|,|;|:|quad|qquad)(?![a-zA-Z])|\\ |~")
+TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{\s*([^{}]*?)\s*\}")
+WORD = re.compile(r"\(?[A-Za-z][A-Za-z .'-]*\)?")
+
+
+def stated_expression(text: str, choices: tuple[str, ...] = ()) -> str | None:
+    r"""The expression that the text states as its answer, without dollar signs and box; None where it states none."""
+    for statement in statements(text):
+        found = _read(statement)
+        if found is not None or statement.final:
+            return found
+    return None
+
+
+def compare_expressions(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict | None:
+    """What the texts alone tell; None where it takes `same_expression`."""
+    gold = gold_expression(gold)
+    if extracted == gold:
+        return "right"
+    said, wanted = canonical(extracted), canonical(gold)
+    if said == wanted:
+        return "right"
+    numbers = _number(extracted), _number(gold)
+    if numbers[0] is not None and numbers[1] is not None:
+        return "right" if numbers[0] == numbers[1] else "wrong"
+    if len(wanted) > 1 and WORD.fullmatch(wanted) and WORD.fullmatch(said) and TEXT.search(gold):
+        return "right" if said.strip("()").casefold() == wanted.strip("()").casefold() else "wrong"
+    return None
+
+
+def same_expression(extracted: str, gold: str) -> bool | None:
+    """Whether math-verify finds both the same; None where it can read neither. May hang or crash: call it isolated."""
+    from math_verify import verify
+
+    found, wanted = _parsed(extracted), _parsed(gold_expression(gold))
+    if not found or not wanted:
+        return None
+    # Its own limits work by signals that C code does not see; here the process as a whole has a limit.
+    same: bool = verify(list(wanted), list(found), timeout_seconds=None)
+    return same
+
+
+@functools.lru_cache(maxsize=1024)
+def gold_expression(gold: str) -> str:
+    r"""The expression of a gold answer given as such, in dollar signs, or as a whole solution that ends in \boxed{...}."""
+    if "oxed" in gold:
+        return stated_expression(gold) or gold.strip()
+    return gold.strip().strip("$").strip()
+
+
+@functools.lru_cache(maxsize=4096)
+def canonical(expression: str) -> str:
+    """The same expression without what only sets type."""
+    text = SIZING.sub("", expression[:MAX_LENGTH].strip()).strip("$").strip().removesuffix(".").strip()
+    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
+    return re.sub(r"\s+", " ", TEXT.sub(r"\1", text)) if TEXT.fullmatch(text) else re.sub(r"\s+", "", text)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(expression: str) -> tuple[Any, ...]:
+    from math_verify import parse
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    return tuple(parse(f"\\boxed{{{expression}}}", parsing_timeout=None))
+
+
+def _number(text: str) -> Fraction | int | None:
+    """The value of a plain number without unit or percent sign."""
+    try:
+        number, unit = value(plain_number(text))
+    except ValueError:
+        return None
+    return number if unit == 1 else None
+
+
+def _read(statement: Statement) -> str | None:
+    words = statement.words.strip()
+    if statement.kind != "box":
+        words = words.lstrip(":*_ ")
+        formula = MATHS.match(words)
+        if formula is not None:
+            words = next(group for group in formula.groups() if group is not None)
+        elif statement.kind in ("marker", "conclusion"):
+            sentence = Statement(words, statement.kind).sentence
+            formulas = list(MATHS.finditer(sentence))
+            if SECOND_THOUGHTS.search(sentence) or len(formulas) > 1:
+                return None
+            words = next(group for group in formulas[0].groups() if group is not None) if formulas else sentence
+            if not formulas and statement.kind == "conclusion":
+                return None
+        elif statement.kind == "line":
+            return None
+        else:
+            words = words.partition("\n")[0]
+    words = words.strip().strip("$*").removesuffix(".").strip()
+    readable = 0 < len(words) <= MAX_LENGTH and any(character.isalnum() or character in "\\∅∞" for character in to_plain(words))
+    return words if readable else None
