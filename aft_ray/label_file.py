@@ -5,6 +5,7 @@ its last answer. All other columns pass through.
 """
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,6 @@ from aft_ray.tasks.answers import Answer, Check, check_answer
 from aft_ray.tasks.choices import LETTERS, read_choices
 
 LINES_AT_A_TIME = 10_000
-CHECKS_AT_A_TIME = 4
 
 
 class BrokenRowError(ValueError):
@@ -121,7 +121,7 @@ def _in_order(
             yield from map(label, lines)
             return
         source = iter(lines)
-        with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             while batch := list(islice(source, LINES_AT_A_TIME)):
                 yield from pool.map(label, batch)
     finally:

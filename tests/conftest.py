@@ -1,10 +1,16 @@
 """Shared by all tests. The cheap ones come first; the submission, which needs a Ray of its own, last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from transformers import PreTrainedTokenizerBase
+
+from aft_ray.config import PromptConfig
+from aft_ray.tasks import TASKS
+from aft_ray.tasks.tokens import tokenize_questions
+from schemas import Question
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("unit", "integration", "faults", "submission")
@@ -21,6 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_llama() -> Path:
     return ROOT / "jobs" / "tiny_llama"
+
+
+def tokenized(questions: Iterable[Question], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    """As a run hands them to its stages."""
+    return tokenize_questions(list(questions), TASKS, tokenizer, PromptConfig())
 
 
 @pytest.fixture(scope="session")

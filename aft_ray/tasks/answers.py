@@ -62,7 +62,7 @@ EXPRESSION = Answer(
     compare_expressions,
     _expression_gold,
     statement=r"The answer is $\boxed{{{gold}}}$.",
-    isolated="aft_ray.tasks.expressions:same_expression",
+    isolated="aft_ray.tasks.equivalence:same_expression",
 )
 TEXT = Answer("text", stated_text, compare_texts, _text_gold)
 

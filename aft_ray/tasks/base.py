@@ -37,6 +37,8 @@ def describe(fault: Any) -> str:
     field = ".".join(str(part) for part in fault["loc"]) or "row"
     if fault["type"] == "missing":
         return f"{field}: expected a value, found nothing"
+    if fault["type"] == "string_unicode":
+        return f"{field}: expected valid Unicode, found a lone surrogate"
     if fault["type"] == "value_error":
         return f"{field}: {fault['ctx']['error']}"
     if fault["type"] in ("string_type", "string_too_short"):

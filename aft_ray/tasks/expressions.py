@@ -1,15 +1,12 @@
 r"""Mathematical expressions as answers: `\frac{\sqrt{3}}{2}`, `(1, 2)`, `x^2 + 1`, `[0, \infty)`, `\text{Friday}`.
 
-What can be told from the texts, or from two plain numbers, is told at once. The rest is math-verify's
-(github.com/huggingface/Math-Verify), which may hang or crash on what a model writes: `same_expression` is for a process that
-can be killed.
+What can be told from the texts, or from two plain numbers, is told at once. The rest is for math-verify (equivalence.py), in a
+process that can be killed.
 """
 
 import functools
-import logging
 import re
 from fractions import Fraction
-from typing import Any
 
 from aft_ray.tasks.latex import to_plain
 from aft_ray.tasks.numbers import plain_number, value
@@ -18,6 +15,7 @@ from schemas import Verdict
 
 MAX_LENGTH = 1000
 MATHS = re.compile(r"\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$]+)\$|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]", re.DOTALL)
+ANOTHER = re.compile(r"\s*(?:,|or\b|and\b)\s*(?:(?:or|and)\b\s*)?(?:\$|\\\(|\\\[)")
 SECOND_THOUGHTS = re.compile(r"\b(?:not|never|cannot|unclear|unknown)\b|n['\u2019]t\b", re.IGNORECASE)
 SIZING = re.compile(r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|limits|!|,|;|:|quad|qquad)(?![a-zA-Z])|\\ |~")
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{\s*([^{}]*?)\s*\}")
@@ -34,7 +32,7 @@ def stated_expression(text: str, choices: tuple[str, ...] = ()) -> str | None:
 
 
 def compare_expressions(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict | None:
-    """What the texts alone tell; None where it takes `same_expression`."""
+    """What the texts alone tell; None where it takes `equivalence.same_expression`."""
     gold = gold_expression(gold)
     if extracted == gold:
         return "right"
@@ -47,18 +45,6 @@ def compare_expressions(extracted: str, gold: str, choices: tuple[str, ...] = ()
     if len(wanted) > 1 and WORD.fullmatch(wanted) and WORD.fullmatch(said) and TEXT.search(gold):
         return "right" if said.strip("()").casefold() == wanted.strip("()").casefold() else "wrong"
     return None
-
-
-def same_expression(extracted: str, gold: str) -> bool | None:
-    """Whether math-verify finds both the same; None where it can read neither. May hang or crash: call it isolated."""
-    from math_verify import verify
-
-    found, wanted = _parsed(extracted), _parsed(gold_expression(gold))
-    if not found or not wanted:
-        return None
-    # Its own limits work by signals that C code does not see; here the process as a whole has a limit.
-    same: bool = verify(list(wanted), list(found), timeout_seconds=None)
-    return same
 
 
 @functools.lru_cache(maxsize=1024)
@@ -77,14 +63,6 @@ def canonical(expression: str) -> str:
     return re.sub(r"\s+", " ", TEXT.sub(r"\1", text)) if TEXT.fullmatch(text) else re.sub(r"\s+", "", text)
 
 
-@functools.lru_cache(maxsize=256)
-def _parsed(expression: str) -> tuple[Any, ...]:
-    from math_verify import parse
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    return tuple(parse(f"\\boxed{{{expression}}}", parsing_timeout=None))
-
-
 def _number(text: str) -> Fraction | int | None:
     """The value of a plain number without unit or percent sign."""
     try:
@@ -98,8 +76,10 @@ def _read(statement: Statement) -> str | None:
     words = statement.words.strip()
     if statement.kind != "box":
         words = words.lstrip(":*_ ")
-        formula = MATHS.match(words)
+        formula = MATHS.match(words) if statement.kind != "conclusion" else None
         if formula is not None:
+            if ANOTHER.match(words, formula.end()):
+                return None
             words = next(group for group in formula.groups() if group is not None)
         elif statement.kind in ("marker", "conclusion"):
             sentence = Statement(words, statement.kind).sentence

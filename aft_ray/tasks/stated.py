@@ -29,7 +29,7 @@ LINK = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 # The plain case of the same, much faster: what follows is no word.
-PLAIN_LINK = re.compile(r"(?P<verb> is)?:? (?=[^a-zA-Z*_\s]|[A-J]\b)")
+PLAIN_LINK = re.compile(r"(?:(?P<verb> is):?|:) (?=[^a-zA-Z*_\s]|[A-J]\b)")
 BARE_LINK = re.compile(r"\s+(?=[(\d$A-J])")
 OPENING, BRACE = re.compile(r"\s*\{"), re.compile(r"(?<!\\)[{}]")
 HEADING = re.compile(r"\s*(?:\*\*)?\s*(?:step\b|\d+\.\s+[A-Za-z])", re.IGNORECASE)

@@ -11,10 +11,9 @@ EDGES = " \t\r\n.,;:!?*_`\"'\u201c\u201d\u2018\u2019$"
 
 
 def stated_text(text: str, choices: tuple[str, ...] = ()) -> str | None:
-    """The words that the text states as its answer, None where it states none."""
+    """The line that states the answer, None where there is none."""
     for statement in statements(text):
-        words = statement.words if statement.kind == "line" else Statement(statement.words, statement.kind).sentence
-        found = to_plain(words).strip(EDGES)
+        found = to_plain(statement.words.strip().partition("\n")[0]).strip(EDGES)
         if found and statement.kind != "conclusion":
             return found
         if statement.final:
@@ -23,9 +22,9 @@ def stated_text(text: str, choices: tuple[str, ...] = ()) -> str | None:
 
 
 def compare_texts(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:
-    """Equal or not; where gold is a part of what was said, it cannot be told."""
+    """Whether the line, or its first sentence, is gold; where gold is some other part of it, it cannot be told."""
     said, wanted = _folded(extracted), _folded(gold)
-    if said == wanted:
+    if wanted in (said, _folded(Statement(extracted, "line").sentence)):
         return "right"
     return "unknown" if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) else "wrong"
 

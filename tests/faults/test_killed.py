@@ -8,16 +8,18 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aft_ray.config import ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
+from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
 from aft_ray.progress import Counter
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.stream import sample_candidates
+from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
 from aft_ray.training.trainer import run_training
 from aft_ray.training.worker import TrainingJob
 from schemas import CandidateGroup, Question, read_parquet, write_parquet
+from tests.conftest import tokenized
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -48,6 +50,7 @@ def training_job(tiny_llama: Path, records: Path, out: Path) -> TrainingJob:
         training=TrainingConfig(learning_rate=1e-3, epochs=12, questions_per_step=4, steps_per_checkpoint=8),
         resources=ResourcesConfig(training_workers=2, zero_stage=2),
         seed=0,
+        task_weights={},
         records=records,
         out=out,
         counter=None,
@@ -57,7 +60,8 @@ def training_job(tiny_llama: Path, records: Path, out: Path) -> TrainingJob:
 def test_a_killed_training_worker_changes_nothing(tiny_llama, tmp_path):
     records = tmp_path / "records"
     records.mkdir()
-    write_parquet(records / "questions.parquet", Question, list(generate("train", 12, 0, 1)))
+    questions = tokenized(generate("train", 12, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
+    write_parquet(records / "questions.parquet", Question, questions)
     undisturbed = training_job(tiny_llama, records, tmp_path / "undisturbed")
     run_training(undisturbed)
     disturbed = training_job(tiny_llama, records, tmp_path / "disturbed")
@@ -73,12 +77,14 @@ def test_a_killed_training_worker_changes_nothing(tiny_llama, tmp_path):
 
 
 def test_a_killed_sampling_actor_loses_and_doubles_nothing(tiny_llama, tmp_path):
-    questions = list(generate("train", 96, 0, 1))
+    questions = tokenized(generate("train", 96, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
     (tmp_path / "questions").mkdir()
     write_parquet(tmp_path / "questions" / "questions.parquet", Question, questions)
     settings = EngineSettings(
         model=ModelConfig(path=tiny_llama, precision="fp32"),
         model_fingerprint="tiny",
+        tasks=TASKS,
+        labelling=LabellingConfig(),
         sampling=SamplingConfig(k=4, max_prompt_tokens=120, max_new_tokens=120),
         resources=ResourcesConfig(sampling_actors=(1, 1)),
         seed=0,

@@ -14,8 +14,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from aft_ray.run import Run
-from aft_ray.tasks import TASKS, read_questions
-from aft_ray.tasks.tokens import prompt_ids
+from aft_ray.tasks import read_questions
 from schemas import CandidateGroup, Evaluation, arrow_schema, read_parquet
 from tests.integration.conftest import HELD_OUT, TRAIN_QUESTIONS, K
 
@@ -42,7 +41,7 @@ def mean_log_likelihood(model, prompt, chain):
 
 def test_every_question_comes_once_with_all_its_candidates(groups, small_config):
     assert sorted(g.question.question_id for g in groups) == sorted(
-        q.question_id for q in read_questions(small_config.task, small_config.seed)
+        q.question_id for q in read_questions(small_config.task, small_config.seed).questions
     )
     assert {len(group.candidates) for group in groups} == {K}
 
@@ -59,7 +58,7 @@ def test_candidates_are_what_the_sampler_says_of_them(groups, vft_model, finishe
         for candidate in group.candidates:
             assert tokenizer.decode(candidate.token_ids, skip_special_tokens=True) == candidate.text
             assert (candidate.token_ids[-1] == tokenizer.eos_token_id) == (candidate.finish_reason == "stop")
-            expected = mean_log_likelihood(vft_model, prompt_ids(group.question, tokenizer), candidate.token_ids)
+            expected = mean_log_likelihood(vft_model, group.question.prompt_ids, candidate.token_ids)
             assert candidate.score == pytest.approx(expected, abs=1e-3)
 
 
@@ -80,9 +79,8 @@ def test_the_exported_model_scores_as_the_trainer_did(finished_run, stage):
     folder = finished_run[0] / stage
     probe = json.loads((folder / "training.json").read_text())["probe"]
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     questions = {g.question.question_id: g.question for g in read_parquet(finished_run[0] / "sample" / "groups", CandidateGroup)}
-    prompt = prompt_ids(questions[probe["question_id"]], tokenizer)
+    prompt = questions[probe["question_id"]].prompt_ids
     for chain, score in zip(probe["chains"], probe["scores"], strict=True):
         assert mean_log_likelihood(model, prompt, chain) == pytest.approx(score, abs=1e-4)
 
@@ -96,7 +94,6 @@ def test_the_exported_model_is_a_whole_hugging_face_directory(finished_run):
 
 def test_both_models_are_assessed_on_the_same_candidates(finished_run, groups, vft_model):
     folder = finished_run[0]
-    tokenizer = AutoTokenizer.from_pretrained(folder / "vft" / "model")
     of_question = {group.question.question_id: group for group in groups}
     vft, aft = (
         {e.question_id: e for e in read_parquet(folder / stage / "evaluations", Evaluation)}
@@ -113,7 +110,7 @@ def test_both_models_are_assessed_on_the_same_candidates(finished_run, groups, v
         assert evaluation.positive_scores == pytest.approx([c.score for c in positives], abs=1e-3)
         assert evaluation.negative_scores == pytest.approx([c.score for c in negatives], abs=1e-3)
         assert len(aft[question_id].positive_scores) == len(positives)
-        prompt = prompt_ids(group.question, tokenizer)
+        prompt = group.question.prompt_ids
         assert evaluation.positive_scores[0] == pytest.approx(
             mean_log_likelihood(vft_model, prompt, positives[0].token_ids), abs=1e-3
         )
@@ -124,8 +121,7 @@ def test_greedy_accuracy_is_that_of_the_greedy_chains(finished_run):
     for row, stage in zip(summary["models"], ("evaluate-vft", "evaluate-aft"), strict=True):
         evaluations = read_parquet(folder / stage / "evaluations", Evaluation)
         golds = {g.question.question_id: g.question.gold for g in read_parquet(folder / "sample" / "groups", CandidateGroup)}
-        task = TASKS["arithmetic"]
-        right = [task.compare(task.extract(e.greedy.text), golds[e.question_id]) == "right" for e in evaluations]
+        right = [e.greedy.text.endswith(f"The answer is {golds[e.question_id]}.") for e in evaluations]
         assert row["accuracy"] == pytest.approx(sum(right) / len(right))
 
 

@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
 from aft_ray.tasks.arithmetic import generate
-from aft_ray.tasks.tokens import prompt_ids
 from aft_ray.training.batches import global_batches, share_out
 from aft_ray.training.trainer import run_training
 from aft_ray.training.worker import TrainingJob, load_examples
 from schemas import Candidate, CandidateGroup, write_parquet
+from tests.conftest import tokenized
 
 LEARNING_RATE, BETA = 1e-3, 0.1
 
@@ -21,7 +21,7 @@ LEARNING_RATE, BETA = 1e-3, 0.1
 def skewed_groups(tokenizer):
     """One question with twelve chains among questions with two, one without positives, one without negatives."""
     sizes = [12, 2, 2, 2, 2, 2, 1, 1]
-    for number, (question, size) in enumerate(zip(generate("train", len(sizes), 0, 1), sizes, strict=True)):
+    for number, (question, size) in enumerate(zip(tokenized(generate("train", len(sizes), 0, 1), tokenizer), sizes, strict=True)):
         labels = ["positive", "negative"] * (size // 2) or [("negative", "positive")[number % 2]]
         ids = tokenizer(" 1+1=2. The answer is 2.", add_special_tokens=False)["input_ids"]
         candidates = tuple(
@@ -31,8 +31,6 @@ def skewed_groups(tokenizer):
                 token_ids=(*ids[: len(ids) - i % 5], tokenizer.eos_token_id),
                 finish_reason="stop",
                 log_likelihood=-1.0,
-                extracted=None,
-                verdict=None,
                 label=label,
                 reason="",
             )
@@ -59,14 +57,14 @@ def train_by_hand(job: TrainingJob, groups, tokenizer) -> dict[str, torch.Tensor
     steps = [
         [used[i] for i in batch]
         for epoch in range(job.training.epochs)
-        for batch in global_batches(len(used), job.training.questions_per_step, job.seed, epoch)
+        for batch in global_batches([1.0] * len(used), job.training.questions_per_step, job.seed, epoch)
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     for step, batch in enumerate(steps):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / len(steps)))
         reference_log_likelihood, reference_tokens, alignment = torch.zeros(()), 0, torch.zeros(())
         for group in batch:
-            prompt = prompt_ids(group.question, tokenizer)
+            prompt = tokenizer(f"Question: {group.question.text}\nAnswer:")["input_ids"]
 
             def score(chain, prompt=prompt):
                 ids = torch.tensor([[*prompt, *chain]])
@@ -112,6 +110,7 @@ def test_two_workers_with_unequal_shares_give_the_weights_of_a_plain_loop(zero_s
         ),
         resources=ResourcesConfig(training_workers=2, zero_stage=zero_stage),
         seed=0,
+        task_weights={},
         records=tmp_path,
         out=tmp_path,
         counter=None,

@@ -1,10 +1,27 @@
-"""The last stated answer, and its comparison with gold."""
+"""What a text states as its answer, and what becomes of it: every kind of answer, in the ways that models write."""
+
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aft_ray.tasks.answers import compare_numbers, parse_number, stated_number
+from aft_ray.isolated import Isolated
+from aft_ray.tasks.answers import CHOICE, EXPRESSION, NUMBER, TEXT, by_function, check_answer
+from aft_ray.tasks.choices import read_choices, stated_choice
+from aft_ray.tasks.equations import equations, false_equation
+from aft_ray.tasks.numbers import compare_numbers, plain_number, stated_number
+
+VALUES = ("32400", "6000", "600", "60000", "10")
+TEXTS = ("bloody mess", "pleasure", "being imprisoned", "feeling of guilt", "cake")
+LENGTHS = ("100 m", "150 m", "200 m", "250 m", "300 m")
+
+
+@pytest.fixture(scope="module")
+def isolated():
+    process = Isolated(5.0)
+    yield process
+    process.close()
 
 
 @pytest.mark.parametrize(
@@ -12,25 +29,54 @@ from aft_ray.tasks.answers import compare_numbers, parse_number, stated_number
     [
         ("3 * 6 = 18. The answer is 18.", "18"),
         ("so 18\n#### 18", "18"),
-        ("#### 1,234", "1234"),
         ("#### 12,345,678", "12345678"),
         ("The answer is $1,234.50.", "1234.50"),
         ("The answer is -$5", "-5"),
         ("The answer is $-5", "-5"),
         ("the answer is: -5", "-5"),
         ("the answer is \N{MINUS SIGN}5", "-5"),
+        ("The answer is \N{EN DASH}5.", "-5"),
+        ("The answer is negative 5", "-5"),
         ("The final answer is **18**.", "18"),
+        ("**Answer:** 18", "18"),
+        ("## Final Answer\n\n18 eggs", "18"),
         ("Answer: 3/4", "3/4"),
-        ("The answer is 0.5", "0.5"),
+        ("The answer is 3 1/2 cups", "7/2"),
+        ("The answer is 3\N{VULGAR FRACTION ONE HALF}.", "7/2"),
         ("The answer is .5", "0.5"),
-        ("The answer is 50%.", "50"),
+        ("The answer is 50%.", "50%"),
+        ("The answer is 1.5 million dollars.", "1.5 million"),
+        ("The answer is 1e5.", "100000"),
+        (r"The answer is $3 \times 10^{8}$", "300000000"),
+        ("The answer is Rs. 1,00,000.", "100000"),
+        ("The answer is \u0661\u0668.", "18"),
+        ("The answer is eighteen.", "18"),
+        ("The answer is minus twenty-one dollars", "-21"),
+        ("The answer is two hundred and five", "205"),
         ("The answer is 18 apples.", "18"),
+        ("The answer is x = 18", "18"),
+        ("The answer is 3 * 6 = 18.", "18"),
+        ("The answer is that she makes $18 a day.", "18"),
         (r"The answer is \boxed{18}.", "18"),
+        (r"\boxed{\$1{,}234}", "1234"),
+        (r"\boxed{18\text{ dollars}}", "18"),
+        (r"\boxed{\frac{3}{4}}", "3/4"),
+        (r"\boxed{-\frac34}", "-3/4"),
+        (r"\boxed{18", "18"),
+        ("\boxed{18}", "18"),  # the backspace of an unescaped \b
         ("The answer is 5. No, the answer is 6.", "6"),
+        ("The answer is 1. The answer is 2. The answer is 3. The answer is 4. The answer is 5.", "5"),
         ("The answer is 18 - I think.", "18"),
+        ("The answer is 18. I hope this answer is correct.", "18"),
+        ("The answer is 18.\n\nQuestion: And 2 + 5?\nAnswer: The answer is 7.", "18"),
+        ("#### 18<|im_end|>\nThe answer is 7", "18"),
+        ("Answer: Let us see. 16-3-4=9. So she makes 9*2=$18.", "18"),
+        ("So there are 18 left.", "18"),
+        ("First 3*6=18, then 18+2=20.\n20", "20"),
+        ("18", "18"),
     ],
 )
-def test_stated(text, stated):
+def test_numbers_as_people_write_them(text, stated):
     assert stated_number(text) == stated
 
 
@@ -38,20 +84,35 @@ def test_stated(text, stated):
     "text",
     [
         "",
-        "So there are 18.",
         "The answer is",
-        "The answer is eighteen.",
         "The answer is 5. The answer is unclear.",
-        "The answer is 3 * 6 = 18.",
-        "The answer is 20 - 2 = 18.",
+        "The answer is not 18.",
+        "The answer is 20 - 2.",
+        "The answer is 18 or 20.",
+        "The answer is 18-20",
+        "The answer is between 5 and 6.",
+        "The answer is 1, 2 and 3.",
+        "The answer is 5 hours and 30 minutes",
+        "The answer is 12:30",
         "The answer is 12,34",
+        "The answer is 1 234",
+        "The answer is 1.2.3",
+        "The answer is 10\N{SUPERSCRIPT TWO}",
+        "The answer is 5x",
+        r"The answer is 5\sqrt{2}",
+        r"\boxed{}",
         "The answer is 1/0",
         "The answer is " + "9" * 1000,
+        "The answer is one of them.",
+        "Janet has 16 eggs.",
+        "First 16-3=13. Then 13-4=9.",
+        "She has to answer 3 questions.",
+        "#### 2. Compute the sum",
+        "I do not know.",
     ],
 )
-def test_could_not_tell(text):
-    assert stated_number(text) is None
-    assert compare_numbers(stated_number(text), "18") == "unknown"
+def test_numbers_that_could_not_be_told(text, isolated):
+    assert check_answer(text, "18", (), NUMBER, isolated).verdict == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -61,13 +122,20 @@ def test_could_not_tell(text):
         ("18.00", "18", "right"),
         ("1234", "1,234", "right"),
         ("0.75", "3/4", "right"),
+        ("50%", "50", "right"),
+        ("50%", "0.5", "right"),
+        ("0.5", "50%", "right"),
+        ("1.5 million", "1500000", "right"),
+        ("1.5 million", "1.5", "right"),
+        ("50%", "5", "wrong"),
+        ("5000%", "50%", "wrong"),
         ("19", "18", "wrong"),
         ("-18", "18", "wrong"),
         ("180", "18", "wrong"),
         ("4/3", "3/4", "wrong"),
     ],
 )
-def test_comparison(extracted, gold, verdict):
+def test_numbers_compare_exactly(extracted, gold, verdict):
     assert compare_numbers(extracted, gold) == verdict
 
 
@@ -79,14 +147,191 @@ def test_any_integer_with_thousands_commas_is_right_and_its_neighbours_are_wrong
     assert compare_numbers(extracted, str(number * 10 + 1)) == "wrong"
 
 
-@given(st.text())
-def test_no_text_raises(text):
-    for candidate in (text, f"The answer is {text}", f"#### {text}"):
-        stated = stated_number(candidate)
-        assert compare_numbers(stated, "18") in ("right", "wrong", "unknown")
-
-
-@pytest.mark.parametrize("text", ["", "x", "1 2", "__import__('os')", "1e5", "5 apples"])
+@pytest.mark.parametrize("text", ["", "x", "1 2", "__import__('os')", "5 apples", "1/0"])
 def test_gold_that_is_no_number_is_refused(text):
     with pytest.raises(ValueError, match="not a number"):
-        parse_number(text)
+        plain_number(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "stated"),
+    [
+        ("The answer is (C).", VALUES, "C"),
+        ("The answer is C", VALUES, "C"),
+        ("the answer is (c)", VALUES, "C"),
+        ("Answer: C) 600", VALUES, "C"),
+        ("#### C", VALUES, "C"),
+        (r"$\boxed{\textbf{(C)}\ 600}$", VALUES, "C"),
+        ("**Answer: (C)**", VALUES, "C"),
+        ("The correct option is C) 600", VALUES, "C"),
+        ("Option C is correct.", VALUES, "C"),
+        ("Hence, C.", VALUES, "C"),
+        ("Correct answer - A", VALUES, "A"),
+        ("Answer D", VALUES, "D"),
+        ("C", VALUES, "C"),
+        ("(C) 600", VALUES, "C"),
+        ("The answer is (B), no wait, the answer is (C).", VALUES, "C"),
+        ("The answer is 600.", VALUES, "C"),
+        ("The answer is 150 meters.", LENGTHS, "B"),
+        ("The answer is 150", LENGTHS, "B"),
+        ("The answer is bloody mess.", TEXTS, "A"),
+        ("The answer is A bloody mess", TEXTS, "A"),
+        ("The answer is a cake", TEXTS, "E"),
+        ("The answer is A because there is blood", TEXTS, "A"),
+        ("The answer is the feeling of guilt", TEXTS, "D"),
+        ("So, they would see a bloody mess.", TEXTS, "A"),
+        ("The answer is studio", ("house", "studio", "mansion", "studio"), "B|D"),
+        ("The answer is new york city", ("york", "new york", "new york city"), "C"),
+        ("The answer is None of these", ("1", "2", "None of these"), "C"),
+        ("The answer is 42", VALUES, "42"),
+    ],
+)
+def test_options_by_letter_text_and_value(text, choices, stated):
+    assert stated_choice(text, choices) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("The answer is A or B", TEXTS),
+        ("The answer is (A) cake", TEXTS),
+        ("The answer is cake (A)", TEXTS),
+        ("The answer is not A", TEXTS),
+        ("The answer is not cake", TEXTS),
+        ("The answer is F", VALUES),
+        ("I think it is A or B.", TEXTS),
+        ("A dog is a pet.", TEXTS),
+        ("The answer is 150", ("150 m", "150 km", "1 m")),
+        ("", TEXTS),
+    ],
+)
+def test_options_that_could_not_be_told(text, choices, isolated):
+    assert check_answer(text, "A", choices, CHOICE, isolated).verdict == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "choices", "verdict"),
+    [
+        ("The answer is (C).", "C", VALUES, "right"),
+        ("The answer is (C).", "(C)", (), "right"),
+        ("The answer is (B).", "C", VALUES, "wrong"),
+        ("The answer is studio", "B", ("house", "studio", "mansion", "studio"), "right"),
+        ("The answer is 42", "C", VALUES, "wrong"),
+        ("The answer is 42", "A", TEXTS, "unknown"),
+        ("The answer is cake", "bloody mess", TEXTS, "wrong"),
+    ],
+)
+def test_options_compare(text, gold, choices, verdict, isolated):
+    assert check_answer(text, gold, choices, CHOICE, isolated).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        ["50", "60"],
+        ["A)50", "B)60"],
+        ["(A) 50", "(B) 60"],
+        [["A", "50"], ["B", "60"]],
+        {"A": "50", "B": "60"},
+        {"label": ["A", "B"], "text": ["50", "60"]},
+    ],
+)
+def test_options_as_files_hold_them(found):
+    assert read_choices(found) == ("50", "60")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
+        (r"\boxed{\frac{1}{2}}", r"\frac12", "right"),
+        (r"\boxed{0.5}", r"\frac{1}{2}", "right"),
+        (r"The answer is $2\sqrt{2}$.", r"\sqrt{8}", "right"),
+        (r"\boxed{(x+1)^2}", "x^2+2x+1", "right"),
+        (r"\boxed{x=5}", "5", "right"),
+        (r"\boxed{90^\circ}", "90", "right"),
+        (r"\boxed{\text{(C)}}", "C", "right"),
+        (r"\boxed{even}", r"\text{even}", "right"),
+        (r"\boxed{1,234}", "1234", "right"),
+        (r"\boxed{x \in [0, 1)}", "[0,1)", "right"),
+        (r"\boxed{\text{odd}}", r"\text{even}", "wrong"),
+        (r"\boxed{(2, 1)}", "(1,2)", "wrong"),
+        (r"\boxed{[0,1]}", "[0,1)", "wrong"),
+        (r"\boxed{-\frac{1}{2}}", r"\frac{1}{2}", "wrong"),
+        (r"\boxed{\frac{2}{1}}", r"\frac{1}{2}", "wrong"),
+        (r"\boxed{3, 125}", "3125", "wrong"),
+        (r"\boxed{}", "5", "unknown"),
+        ("It is five.", "5", "unknown"),
+        (r"So $x$ is 5 or $y$ is 6.", "5", "unknown"),
+        (r"The answer is $5$ or $6$.", "5", "unknown"),
+        (r"The answer is $5$, since $2 + 3 = 5$.", "5", "right"),
+    ],
+)
+def test_expressions(text, gold, verdict, isolated):
+    assert check_answer(text, gold, (), EXPRESSION, isolated).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
+        ("The answer is Paris.", "Paris", "right"),
+        ("The answer is 'paris'", "Paris", "right"),
+        (r"\boxed{\text{Paris}}", "Paris", "right"),
+        ("The answer is Dr. Smith.", "Dr. Smith", "right"),
+        ("Answer: new  york", "New York", "right"),
+        ("The answer is London.", "Paris", "wrong"),
+        ("The answer is New York City", "New York", "unknown"),
+        ("The answer is", "Paris", "unknown"),
+    ],
+)
+def test_exact_text(text, gold, verdict, isolated):
+    assert check_answer(text, gold, (), TEXT, isolated).verdict == verdict
+
+
+def user_check(completion: str, gold: str) -> bool | None:
+    if "crash" in completion:
+        raise RuntimeError("no way")
+    numbers = re.findall(r"\d+", completion)
+    return gold in numbers if numbers else None
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "reason"),
+    [
+        ("7 8", "right", "right answer"),
+        ("9", "wrong", "wrong answer"),
+        ("none", "unknown", "answer not comparable"),
+        ("crash", "unknown", "check failed: RuntimeError: no way"),
+    ],
+)
+def test_a_function_of_the_users(text, verdict, reason, isolated):
+    answer = by_function("tests.unit.test_answers:user_check")
+    check = check_answer(text, "8", (), answer, isolated)
+    assert (check.verdict, check.extracted, check.reason) == (verdict, None, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "false"),
+    [
+        ("3*6=<<3*6=18>>18, 18+2=<<18+2=20>>20", None),
+        ("<<3*6=18>> <<18+2=21>>", "<<18+2=21>>"),
+        ("<<10/3=3.33>>", None),
+        ("<<20/3=6.66>>", None),
+        ("<<20/3=6.67>>", None),
+        ("<<10/3=3.4>>", "<<10/3=3.4>>"),
+        ("<<10/3=3>>", "<<10/3=3>>"),
+        ("<<20%*50=10>>", None),
+        ("<<(2+3)*4=20>>", None),
+        ("<<1/0=1>>", None),
+        ("<<9**9=1>>", None),
+        ("<<" + "(" * 150 + "=1>>", None),
+        ("3*6=19", None),
+    ],
+)
+def test_annotated_equations_are_checked(text, false):
+    assert false_equation(text) == false
+
+
+def test_equations_are_listed_as_rft_does():
+    assert equations("He has 3*6=<<3*6=18>>18, and 18 + 2 = <<18+2=20>>20.") == ("3*6=18", "18+2=20")
+    assert equations("3 * 6 = 18. 18+2=20. The answer is 20.") == ("3*6=18", "18+2=20")
+    assert equations("No equation.") == ()

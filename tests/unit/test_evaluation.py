@@ -20,13 +20,15 @@ def evaluation(number, verdict, positives=(), negatives=()):
         token_ids=(1,),
         finish_reason="stop",
         log_likelihood=-1.0,
-        extracted=None,
         verdict=verdict,
-        label=None,
-        reason=None,
     )
     return Evaluation(
-        question_id=f"{number:04}", model="m", greedy=greedy, positive_scores=tuple(positives), negative_scores=tuple(negatives)
+        question_id=f"{number:04}",
+        task="t",
+        model="m",
+        greedy=greedy,
+        positive_scores=tuple(positives),
+        negative_scores=tuple(negatives),
     )
 
 

@@ -25,6 +25,9 @@ questions = st.builds(
     text=names,
     gold=names,
     reference=optional_texts,
+    choices=st.lists(texts, max_size=3).map(tuple),
+    prompt_ids=st.lists(counts, max_size=3).map(tuple),
+    reference_ids=st.lists(counts, max_size=3).map(tuple),
 )
 candidates = st.builds(
     Candidate,
@@ -32,7 +35,10 @@ candidates = st.builds(
     text=texts,
     token_ids=st.lists(counts, max_size=5).map(tuple),
     finish_reason=st.sampled_from(["stop", "length"]),
-    log_likelihood=st.floats(max_value=0, allow_nan=False, allow_infinity=False),
+    log_likelihood=st.none() | st.floats(max_value=0, allow_nan=False, allow_infinity=False),
+    false_equation=optional_texts,
+    reward=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    rank=st.none() | counts,
     extracted=optional_texts,
     verdict=st.none() | st.sampled_from(["right", "wrong", "unknown"]),
     label=st.none() | st.sampled_from(["positive", "negative", "dropped"]),
@@ -53,6 +59,7 @@ groups = st.builds(
 evaluations = st.builds(
     Evaluation,
     question_id=names,
+    task=names,
     model=texts,
     greedy=st.none() | candidates,
     positive_scores=st.lists(st.floats(-50, 0), max_size=3).map(tuple),
@@ -94,10 +101,6 @@ def test_a_candidate_index_twice_is_refused():
         token_ids=(),
         finish_reason="stop",
         log_likelihood=0.0,
-        extracted=None,
-        verdict=None,
-        label=None,
-        reason=None,
     )
     with pytest.raises(ValidationError, match="indices"):
         CandidateGroup(
@@ -116,9 +119,9 @@ def test_another_version_and_another_record_are_refused_by_file_name(tmp_path):
     write_parquet(path, Question, [Question(**QUESTION)])
     with pytest.raises(ValueError, match=r"questions\.parquet.*not CandidateGroup"):
         read_parquet(path, CandidateGroup)
-    newer = pq.read_table(path).replace_schema_metadata({"record": "Question", "version": "2"})
+    newer = pq.read_table(path).replace_schema_metadata({"record": "Question", "version": "99"})
     pq.write_table(newer, path)
-    with pytest.raises(ValueError, match="version 2"):
+    with pytest.raises(ValueError, match="version 99"):
         read_parquet(path, Question)
 
 

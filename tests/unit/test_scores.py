@@ -1,5 +1,7 @@
 """Packing and scoring against transformers' own forward, and the loss of a global batch against a plain loop."""
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,24 +123,28 @@ def test_every_question_goes_to_one_rank_and_all_ranks_make_as_many_passes(lengt
 
 @given(size=st.integers(1, 50), batch=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
 def test_an_epoch_sees_every_example_once_in_an_order_of_its_own(size, batch, seed):
-    epochs = [[i for step in global_batches(size, batch, seed, epoch) for i in step] for epoch in range(2)]
+    weights = [1.0] * size
+    epochs = [[i for step in global_batches(weights, batch, seed, epoch) for i in step] for epoch in range(2)]
     assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
-    assert global_batches(size, batch, seed, 0) == global_batches(size, batch, seed, 0)
+    assert global_batches(weights, batch, seed, 0) == global_batches(weights, batch, seed, 0)
     if size > 10:
         assert epochs[0] != epochs[1]
 
 
-class Words:
-    """A tokenizer of one token a character, enough to lay out examples."""
-
-    eos_token_id = 1
-
-    def __call__(self, text, add_special_tokens=True):
-        return {"input_ids": [2] * add_special_tokens + [3 + ord(character) % 50 for character in text]}
+@given(
+    weights=st.lists(st.sampled_from([0.1, 0.25, 0.5, 1.0, 1.5, 3.0]), min_size=1, max_size=30), seed=st.integers(0, 2**32 - 1)
+)
+def test_over_the_epochs_every_example_comes_as_often_as_its_weight_says(weights, seed):
+    epochs = 20
+    seen = Counter(i for epoch in range(epochs) for step in global_batches(weights, 7, seed, epoch) for i in step)
+    for example, weight in enumerate(weights):
+        assert abs(seen[example] - weight * epochs) < 1
 
 
 def group(labels, reference):
-    question = Question(question_id="q", task="arithmetic", split="train", text="?", gold="1", reference=reference)
+    question = Question(
+        question_id="q", task="arithmetic", split="train", text="?", gold="1", reference=reference, reference_ids=(9, 1)
+    )
     candidates = tuple(
         Candidate(
             index=i,
@@ -146,10 +152,7 @@ def group(labels, reference):
             token_ids=(i + 5, 1),
             finish_reason="stop",
             log_likelihood=-1.0,
-            extracted=None,
-            verdict=None,
             label=label,
-            reason="",
         )
         for i, label in enumerate(labels)
     )
@@ -170,7 +173,7 @@ def group(labels, reference):
     ],
 )
 def test_only_chains_with_a_part_in_the_loss_are_passed(labels, reference, covers, roles):
-    found = alignment_examples([group(labels, reference)], Words(), covers)
+    found = alignment_examples([group(labels, reference)], covers)
     assert [[chain.role for chain in example.chains] for example in found] == ([] if roles is None else [roles])
 
 
