@@ -36,7 +36,8 @@ WHOLE = re.compile(r"[\s*_(\[\"'$]*(?P<letter>[A-J])(?:[\s*_)\]\"'$]*$|[*_]*[).:
 # `12 km per hour` is a number with a unit; `5 : 3` and `2x` are none.
 UNIT = re.compile(r"(?![xyzn]\b)(?:[A-Za-z][\w./^ ]*)?\.?")
 LETTERED = re.compile(r"\s*\(?([A-Za-z])[).:]\s*(?=\S)")
-IGNORED = re.compile(r"[^\w.%/+=<>^-]+")
+QUOTES = re.compile(r"[\"'`\u201c\u201d\u2018\u2019*_$]|[,;!?](?=\s|$)")
+MINUS = str.maketrans("\u2212\u2013\u2010\u2011", "----")
 
 
 def stated_choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
@@ -69,10 +70,10 @@ def gold_letter(gold: str, choices: tuple[str, ...] = ()) -> str:
     letter = gold.strip().strip("()[]. ").upper()
     if len(letter) == 1 and letter in LETTERS[: len(choices) or 26]:
         return letter
-    same = [place for place, choice in enumerate(choices) if _plain(choice) == _plain(gold)]
-    if not same:
+    same = _letters(gold, choices)
+    if same is None:
         raise ValueError(f"not an option: {gold[:40]!r}")
-    return LETTERS[same[0]]
+    return same[0]
 
 
 def read_choices(found: Any) -> tuple[str, ...]:
@@ -106,6 +107,10 @@ def _read(statement: Statement, choices: tuple[str, ...]) -> str | None:
         if whole is not None and _is_option(whole["letter"], choices):
             return _agreed(whole["letter"], words[whole.end() :], choices)
         return _named(words, choices) or (_by_text(statement.sentence, choices) if statement.kind == "conclusion" else None)
+    line = words.partition("\n")[0]
+    whole_line = _letters(line, choices) or _letters(Statement(words, statement.kind).sentence, choices)
+    if whole_line is not None and (len(_exact(line)) > 1 or line[:1].islower()):
+        return whole_line
     lead = LEAD.match(words)
     assert lead is not None
     letter = LETTER.match(words, lead.end())
@@ -133,11 +138,8 @@ def _is_option(letter: str, choices: tuple[str, ...]) -> bool:
 
 def _agreed(letter: str, rest: str, choices: tuple[str, ...]) -> str | None:
     """The letter, unless what stands behind it is the text of another option."""
-    texts = [_plain(choice) for choice in choices]
-    behind = _plain(Statement(rest.lstrip(" ).:*]"), "line").sentence)
-    if behind and behind in texts and texts[LETTERS.index(letter)] != behind:
-        return None
-    return letter
+    behind = _letters(Statement(rest.lstrip(" ).:*]"), "line").sentence, choices)
+    return None if behind is not None and letter not in behind.split("|") else letter
 
 
 def _named(words: str, choices: tuple[str, ...]) -> str | None:
@@ -148,20 +150,38 @@ def _named(words: str, choices: tuple[str, ...]) -> str | None:
     return letter if letter is not None and _is_option(letter, choices) else None
 
 
+def _letters(said: str, choices: tuple[str, ...]) -> str | None:
+    """The options that read exactly so; where none does, those that read so but for case and quotes, if they are all the same."""
+    if not _exact(said):
+        return None
+    exact = [letter for letter, choice in zip(LETTERS, choices, strict=False) if _exact(choice) == _exact(said)]
+    if exact:
+        return "|".join(exact)
+    plain = [letter for letter, choice in zip(LETTERS, choices, strict=False) if _plain(choice) == _plain(said) != ""]
+    return "|".join(plain) if len({_exact(choices[LETTERS.index(letter)]) for letter in plain}) == 1 else None
+
+
 def _by_text(words: str, choices: tuple[str, ...]) -> str | None:
     """The option whose text the words are, begin with, or alone contain; the longest where one holds another."""
-    texts = [_plain(choice) for choice in choices]
+    whole = _letters(words, choices)
+    if whole is not None:
+        return whole
     said = _plain(words)
-    for fits in (lambda text: said == text, lambda text: said.startswith(f"{text} "), lambda text: f" {text} " in f" {said} "):
-        found = {text for text in texts if text and fits(text)}
-        longest = max(found, key=len, default="")
-        if found and all(text in longest for text in found):
-            if longest != said and (REFUSED.search(words) and not REFUSED.search(longest)):
-                return None
-            return "|".join(letter for letter, text in zip(LETTERS, texts, strict=False) if text == longest)
+    for fits in (lambda text: said.startswith(f"{text} "), lambda text: f" {text} " in f" {said} "):
+        found = {choice for choice in choices if _plain(choice) and fits(_plain(choice))}
+        longest = max(found, key=lambda choice: len(_plain(choice)), default="")
         if found:
-            return None
+            if not all(_plain(choice) in _plain(longest) for choice in found) or (
+                REFUSED.search(words) and not REFUSED.search(longest)
+            ):
+                return None
+            return _letters(longest, choices) if _alone(longest, choices) else None
     return None
+
+
+def _alone(choice: str, choices: tuple[str, ...]) -> bool:
+    """Whether no other option differs from it by case and quotes only."""
+    return len({_exact(other) for other in choices if _plain(other) == _plain(choice)}) == 1
 
 
 def _by_value(statement: Statement, choices: tuple[str, ...]) -> str | None:
@@ -210,9 +230,15 @@ def _units_agree(one: str, other: str) -> bool:
 
 
 @functools.lru_cache(maxsize=16384)
+def _exact(text: str) -> str:
+    """Without surplus white space and the final stop; case and every sign make a difference."""
+    return " ".join(to_plain(text[:1000]).translate(MINUS).split()).rstrip(". ")
+
+
+@functools.lru_cache(maxsize=16384)
 def _plain(text: str) -> str:
-    """Without case, quotes, brackets, articles and the final stop."""
-    words = IGNORED.sub(" ", to_plain(text[:1000]).casefold()).split()
+    """Also without case, quotes, and the article at the beginning."""
+    words = QUOTES.sub("", _exact(text)).casefold().split()
     if len(words) > 1 and words[0] in ("a", "an", "the"):
         words = words[1:]
     return " ".join(words).rstrip(". ")

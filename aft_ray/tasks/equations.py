@@ -5,19 +5,31 @@ GSM8K annotates its calculations as `<<48/2=24>>`. Nothing is evaluated but the 
 
 import ast
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 
 ANNOTATED = re.compile(r"<<([^<>=]{1,200})=([^<>=]{1,60})>>")
-# Without annotations: what stands before and behind an equals sign.
-PLAIN = re.compile(r"([\d(][\d\s.,+*/()x\u00d7\u00f7$%-]{0,200}?)\s*=\s*([-$]{0,2}\d[\d,]*(?:\.\d+)?)")
+# Without annotations: what stands right before and right behind an equals sign.
+BEFORE = re.compile(r"[\d(][\d\s.,+*/()x\u00d7\u00f7$%-]*$")
+BEHIND = re.compile(r"\s*([-$]{0,2}\d[\d,]{0,60}(?:\.\d{1,60})?)")
+MAX_LEFT = 200
 MAX_DIGITS = 40
 
 
 def equations(text: str) -> tuple[str, ...]:
     """All equations of a text in their order, without spaces; annotated ones alone where there are any."""
-    found = ANNOTATED.findall(text) or PLAIN.findall(text)
+    found = ANNOTATED.findall(text) or list(_plain_equations(text))
     return tuple(re.sub(r"[\s$,]", "", f"{left}={right}") for left, right in found)
+
+
+def _plain_equations(text: str) -> Iterator[tuple[str, str]]:
+    start, at = 0, text.find("=")
+    while at >= 0:
+        left, right = BEFORE.search(text[max(start, at - MAX_LEFT) : at]), BEHIND.match(text, at + 1)
+        if left is not None and right is not None:
+            yield left.group(), right[1]
+        start, at = at + 1, text.find("=", at + 1)
 
 
 def false_equation(text: str) -> str | None:

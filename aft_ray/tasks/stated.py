@@ -25,7 +25,7 @@ LINK = re.compile(
           | : | \s?[\u2013-]\s | \s?[\u2192\u21d2]
           | [ \t]*\n )
         [*_]{0,3}
-        (?! \s* (?: (?:correct|right)\s*[.!]*\s*$ | (?:as\s+follows|below)\b ))""",
+        (?! \s* (?: (?:correct|right)\s*[.!]*\s*$ | as\s+follows\b ))""",
     re.VERBOSE | re.IGNORECASE,
 )
 # The plain case of the same, much faster: what follows is no word.

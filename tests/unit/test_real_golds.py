@@ -120,7 +120,8 @@ def test_options_by_their_texts(shared_data, isolated, name, column):
     told = 0
     for question in read_questions(TaskConfig(name=task_name, test_file=shared_data / file), seed=0).questions:
         gold = question.choices[LETTERS.index(question.gold)]
-        for choice in question.choices:
+        # An option that is itself called by a letter cannot be told from that letter.
+        for choice in (choice for choice in question.choices if len(choice) > 1):
             check = check_answer(f"The answer is {choice}", question.gold, question.choices, task.answer, isolated)
             # A text may hold a full stop, a list or an option's letter: then it cannot be told. Never may it be told falsely.
             assert check.verdict != ("wrong" if choice == gold else "right"), (question.question_id, choice, gold, check)
