@@ -3,9 +3,9 @@
 Run as:  .venv/bin/python benchmarks/labels.py DATA        DATA holds gsm8k/test.jsonl, aqua/test.json and math/test.jsonl
 
 Numbers and options: real reference chains, each with its gold and with that of another question. MATH: golds against themselves
-as a model might write them otherwise (spaces, a fraction as a quotient), and against those of other questions. Ours checks the
-same pairs in a process that can be killed, with the time limit on. math-verify is called as its README says, in this process,
-with no time limit: what it would take to call it alone. All in one run, in turn, after a warm-up; the median of several.
+as a model might space them, and against those of other questions. Ours checks the same pairs in a process that can be killed,
+with the time limit on; math-verify is called as its README says, in this process, with no limit. All in one run, in turn, other
+pairs in every round, after a round of warm-up; the median of several.
 """
 
 import json
@@ -25,7 +25,7 @@ from aft_ray.isolated import Isolated
 from aft_ray.tasks import TASKS, read_questions
 from aft_ray.tasks.answers import Answer, check_answer
 
-RUNS, MATH_PAIRS = 5, 400
+RUNS, GOLDS_A_ROUND = 5, 500
 Pair = tuple[str, str, tuple[str, ...]]
 
 
@@ -36,15 +36,19 @@ def chains(name: str, file: Path) -> list[Pair]:
     return [(q.reference, gold, q.choices) for q, other in zip(questions, others, strict=True) for gold in (q.gold, other.gold)]
 
 
-def expressions(file: Path) -> list[Pair]:
-    """(boxed expression, gold, ()): half of them the same, written otherwise, half of them those of other questions."""
+def expressions(file: Path) -> list[list[Pair]]:
+    """(chain, gold, ()) in rounds: half of them the same, written otherwise, half of them those of other questions."""
     golds = [q.gold for q in read_questions(TaskConfig(name="math", test_file=file), seed=0).held_out]
     random.Random(0).shuffle(golds)
-    golds = golds[: MATH_PAIRS // 2]
-    same = [(rf"The answer is $\boxed{{ {gold} }}$.", gold, ()) for gold in golds]
-    return same + [
-        (rf"The answer is $\boxed{{{other}}}$.", gold, ()) for gold, other in zip(golds, golds[1:] + golds[:1], strict=True)
-    ]
+    rounds = []
+    for start in range(0, (RUNS + 1) * GOLDS_A_ROUND, GOLDS_A_ROUND):
+        some = golds[start : start + GOLDS_A_ROUND]
+        same: list[Pair] = [(rf"The answer is $\boxed{{ {gold} }}$.", gold, ()) for gold in some]
+        other: list[Pair] = [
+            (rf"The answer is $\boxed{{{other}}}$.", gold, ()) for gold, other in zip(some, some[1:] + some[:1], strict=True)
+        ]
+        rounds.append(same + other)
+    return rounds
 
 
 def ours(pairs: list[Pair], answer: Answer, isolated: Isolated) -> list[str]:
@@ -76,33 +80,38 @@ def main() -> None:
         told = f"{statistics.median(rates):8,.0f}/s [{min(rates):,.0f}, {max(rates):,.0f}]"
         print(f"{name:6} {told}, chains of {mean:.0f} characters")
     answer = TASKS["math"].answer
-    pairs = expressions(data / "math/test.jsonl")
-    hard = [
-        (text, gold, choices) for text, gold, choices in pairs if answer.compare(answer.extract(text, ()) or "", gold, ()) is None
-    ]
-    for what, some in (("all", pairs), ("those that need math-verify", hard)):
-        ratios = [ratio(some, answer, isolated) for _ in range(RUNS + 1)][1:]
-        told = f"{statistics.median(ratios):.2f} x [{min(ratios):.2f}, {max(ratios):.2f}]"
-        print(f"math   ours / math-verify directly: {told}, {len(some)} pairs, {what}")
-    differing = [pair for pair, a, b in zip(pairs, ours(pairs, answer, isolated), directly(pairs), strict=True) if a != b]
-    print(f"math   verdicts that differ: {len(differing)}", *(json.dumps(pair[:2]) for pair in differing[:10]), sep="\n       ")
-    isolated.close()
-
-
-def ratio(pairs: list[Pair], answer: Answer, isolated: Isolated) -> float:
-    """Of the rates; nothing is remembered from the round before."""
-    isolated.close()
     assert answer.isolated is not None
     isolated.load(answer.isolated)
-    clear_caches()
-    return per_second(lambda: ours(pairs, answer, isolated), len(pairs)) / per_second(lambda: directly(pairs), len(pairs))
+    rounds = expressions(data / "math/test.jsonl")
+    verdicts = [(ours(pairs, answer, isolated), directly(pairs)) for pairs in rounds[:1]]
+    differing = [
+        pair for pairs, (a, b) in zip(rounds, verdicts, strict=False) for pair, x, y in zip(pairs, a, b, strict=True) if x != y
+    ]
+    easy_and_hard = []
+    for pairs in rounds[1:]:
+        hard = [pair for pair in pairs if answer.compare(answer.extract(pair[0], ()) or "", pair[1], ()) is None]
+        easy = [pair for pair in pairs if pair not in hard]
+        easy_and_hard.append(
+            [seconds(pairs_of_kind, answer, isolated) for pairs_of_kind in (easy, hard)] + [len(easy), len(hard)]
+        )
+    for what, kinds in (("all", (0, 1)), ("those that need math-verify", (1,))):
+        ratios = [sum(r[kind][1] for kind in kinds) / sum(r[kind][0] for kind in kinds) for r in easy_and_hard]
+        number = sum(r[2 + kind] for r in easy_and_hard for kind in kinds)
+        told = f"{statistics.median(ratios):.2f} x [{min(ratios):.2f}, {max(ratios):.2f}]"
+        print(f"math   ours / math-verify directly, checks a second: {told}, {number} pairs, {what}")
+    print(
+        f"math   verdicts that differ in {len(rounds[0])} pairs: {len(differing)}",
+        *(json.dumps(p[:2]) for p in differing),
+        sep="\n       ",
+    )
+    isolated.close()
 
 
-def clear_caches() -> None:
-    from aft_ray.tasks import expressions, numbers
-
-    for function in (expressions.canonical, expressions.gold_expression, numbers.plain_number, numbers.value):
-        function.cache_clear()
+def seconds(pairs: list[Pair], answer: Answer, isolated: Isolated) -> tuple[float, float]:
+    """Of ours, and of math-verify directly."""
+    return len(pairs) / per_second(partial(ours, pairs, answer, isolated), len(pairs)), len(pairs) / per_second(
+        partial(directly, pairs), len(pairs)
+    )
 
 
 if __name__ == "__main__":

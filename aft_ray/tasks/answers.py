@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aft_ray.isolated import Isolated
 from aft_ray.tasks.choices import compare_choices, gold_letter, stated_choice
@@ -30,8 +31,7 @@ class Answer:
     """module:name(extracted, gold) -> bool | None, which may hang or crash."""
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     verdict: Verdict
     extracted: str | None
     reason: str

@@ -22,6 +22,8 @@ LEAD = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 LETTER = re.compile(r"(?P<open>[(\[{]\s*)?(?P<letter>[A-Za-z])(?![A-Za-z0-9\u2019'^+/*-]|\s*=)(?P<close>\s*[)\]}])?")
+# The plain case, much faster: nothing but a letter.
+ONLY = re.compile(r"[\s*_$]*\(?([A-J])\)?[\s*_$.]*$")
 # A letter with other letters behind it is no choice of one.
 ANOTHER = re.compile(r"[\s)\].:,*]*(?:or|and|&|/|,)\s*(?:option\s+|choice\s+)?[(\[]?[A-J](?![A-Za-z])")
 # `The answer is A because ...` names an option, `The answer is A bloody mess` does not.
@@ -101,6 +103,9 @@ def listed(choices: tuple[str, ...]) -> str:
 
 
 def _read(statement: Statement, choices: tuple[str, ...]) -> str | None:
+    only = ONLY.match(statement.words)
+    if only is not None and _is_option(only[1], choices):
+        return only[1]
     words = to_plain(statement.words).strip()
     if statement.kind in ("line", "conclusion"):
         whole = WHOLE.match(words)
@@ -152,13 +157,21 @@ def _named(words: str, choices: tuple[str, ...]) -> str | None:
 
 def _letters(said: str, choices: tuple[str, ...]) -> str | None:
     """The options that read exactly so; where none does, those that read so but for case and quotes, if they are all the same."""
-    if not _exact(said):
-        return None
-    exact = [letter for letter, choice in zip(LETTERS, choices, strict=False) if _exact(choice) == _exact(said)]
-    if exact:
-        return "|".join(exact)
-    plain = [letter for letter, choice in zip(LETTERS, choices, strict=False) if _plain(choice) == _plain(said) != ""]
-    return "|".join(plain) if len({_exact(choices[LETTERS.index(letter)]) for letter in plain}) == 1 else None
+    exact, plain = _by_reading(choices)
+    return exact.get(_exact(said)) or plain.get(_plain(said))
+
+
+@functools.lru_cache(maxsize=4096)
+def _by_reading(choices: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """Letters by what the options read exactly, and by what they read plainly where that tells them apart."""
+    exact: dict[str, str] = {}
+    readings: dict[str, set[str]] = {}
+    for letter, choice in zip(LETTERS, choices, strict=False):
+        if _exact(choice):
+            exact[_exact(choice)] = f"{exact[_exact(choice)]}|{letter}" if _exact(choice) in exact else letter
+            readings.setdefault(_plain(choice), set()).add(_exact(choice))
+    plain = {reading: exact[min(same)] for reading, same in readings.items() if reading and len(same) == 1}
+    return exact, plain
 
 
 def _by_text(words: str, choices: tuple[str, ...]) -> str | None:

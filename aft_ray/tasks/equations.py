@@ -29,7 +29,7 @@ def _plain_equations(text: str) -> Iterator[tuple[str, str]]:
         left, right = BEFORE.search(text[max(start, at - MAX_LEFT) : at]), BEHIND.match(text, at + 1)
         if left is not None and right is not None:
             yield left.group(), right[1]
-        start, at = at + 1, text.find("=", at + 1)
+        start, at = at + 1 if right is None else right.end(), text.find("=", at + 1)
 
 
 def false_equation(text: str) -> str | None:

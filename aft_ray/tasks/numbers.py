@@ -27,6 +27,8 @@ NUMBER = re.compile(
     (?: \s?(?P<percent>%|percent\b) | \s?(?P<scale>(?:thousand|million|billion|trillion|dozen)\b|[kK](?!\w)) )?""",
     re.VERBOSE,
 )
+# The plain case, much faster: nothing but a whole number.
+PLAIN = re.compile(r"[ $]*(-?[0-9]{1,15})\.?\s*$")
 # What may stand before a number that is stated right away.
 BETWEEN = re.compile(
     r"(?:\s*\n\s*[-\u2022*]\s+)?[\s:*_{(\[`\"'=]*(?:(?:approximately|about|exactly|just|only|equal\s+to)\s+)?(?:\$(?=\s*[$\d.\u2212\u2013-]))?"
@@ -72,6 +74,9 @@ def stated_number(text: str, choices: tuple[str, ...] = ()) -> str | None:
 
 def read_number(statement: Statement) -> str | None:
     """The number of a statement; None where there is none, or more than one."""
+    plain = PLAIN.match(statement.words)
+    if plain is not None:
+        return plain[1]
     words = to_ascii(to_plain(statement.words))
     at_start = _number_at(words, BETWEEN.match(words).end())  # type: ignore[union-attr]
     if statement.kind == "line":
