@@ -85,10 +85,14 @@ def parse_or_exit(job: RunConfig, arguments: list[str], console: Console) -> Run
     try:
         return parse(job, arguments)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r:.60}" for e in error.errors()]
-        refuse("\n".join(["The settings are not valid:", *faults]), console)
+        refuse_settings(error, console)
     except (OSError, ValueError) as error:
         refuse(str(error), console)
+
+
+def refuse_settings(error: ValidationError, console: Console) -> NoReturn:
+    faults = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r:.60}" for e in error.errors()]
+    refuse("\n".join(["The settings are not valid:", *faults]), console)
 
 
 def refuse(message: str, console: Console) -> NoReturn:
@@ -163,7 +167,9 @@ def check(
     ],
     task: TaskOption,
     test: Annotated[Path | None, typer.Option(help="held-out questions, to be looked for among the others")] = None,
-    model: Annotated[Path | None, typer.Option(help="directory of a model: lengths and examples in its tokens")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="directory of a model: lengths and examples in its tokens", exists=True, file_okay=False)
+    ] = None,
     answer: AnswerOption = "number",
     field: Annotated[list[str] | None, typer.Option(help="custom: NAME=COLUMN, as in gold=solution; may be given again")] = None,
     chat: Annotated[bool, typer.Option(help="by the model's own chat template")] = False,
@@ -182,10 +188,10 @@ def check(
 
     console = Console()
     try:
-        fields = FieldsConfig.model_validate(dict(pair.split("=", 1) for pair in field or []))
+        fields = FieldsConfig.model_validate(dict(pair.partition("=")[::2] for pair in field or []))
         config = TaskConfig(name=task, train_file=file, test_file=test, answer=answer, fields=fields)
-    except ValueError as error:
-        refuse(f"The settings are not valid: {error}", console)
+    except ValidationError as error:
+        refuse_settings(error, console)
     try:
         tokenizer = None if model is None else AutoTokenizer.from_pretrained(model)
         found, reports = check_questions(config, 0, tokenizer, PromptConfig(chat=chat, few_shot=few_shot), LabellingConfig())

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 LossName = Literal["unconstrained", "dc", "bc"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Column = Annotated[str, Field(min_length=1)]
 
 
 class Settings(BaseModel):
@@ -29,10 +30,10 @@ FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 class FieldsConfig(Settings):
     """custom: what the fields of the user's rows are called."""
 
-    question: str = "question"
-    gold: str = "gold"
-    choices: str | None = Field(None, description="a list of options; answer must be choice")
-    reference: str | None = Field(None, description="a reference chain of thought; a row without one is not used for VFT")
+    question: Column = "question"
+    gold: Column = "gold"
+    choices: Column | None = Field(None, description="a list of options; answer must be choice")
+    reference: Column | None = Field("reference", description="a chain of thought; a row without one is not used for VFT")
 
 
 class TaskConfig(Settings):

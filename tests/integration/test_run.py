@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 
 import psutil
@@ -13,10 +14,12 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from aft_ray.config import LabellingConfig
 from aft_ray.run import Run
 from aft_ray.tasks import read_questions
-from schemas import CandidateGroup, Evaluation, arrow_schema, read_parquet
-from tests.integration.conftest import HELD_OUT, TRAIN_QUESTIONS, K
+from aft_ray.training.examples import alignment_examples, vft_examples
+from schemas import CandidateGroup, Evaluation, Question, arrow_schema, read_parquet
+from tests.integration.conftest import GIVEN, HELD_OUT, NEVER_TRAINED_ON, TRAIN_QUESTIONS, K
 
 STAGES = ["questions", "vft", "sample", "align", "evaluate-vft", "evaluate-aft"]
 
@@ -24,6 +27,11 @@ STAGES = ["questions", "vft", "sample", "align", "evaluate-vft", "evaluate-aft"]
 @pytest.fixture(scope="module")
 def groups(finished_run) -> list[CandidateGroup]:
     return read_parquet(finished_run[0] / "sample" / "groups", CandidateGroup)
+
+
+@pytest.fixture(scope="module")
+def sampled(groups) -> list[CandidateGroup]:
+    return [group for group in groups if group.candidates[0].log_likelihood is not None]
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +59,34 @@ def test_files_have_the_schema_of_the_record(finished_run):
         assert pq.read_schema(file).equals(arrow_schema(CandidateGroup))
 
 
-def test_candidates_are_what_the_sampler_says_of_them(groups, vft_model, finished_run):
+def test_training_sampling_and_scoring_see_the_same_tokens(finished_run, groups, sampled):
+    """Those of the plain template, as transformers reads the whole text; every chain ends with end-of-sequence.
+
+    That the engines got these tokens and no others, their log-likelihoods show, below.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(finished_run[0] / "vft" / "model")
+    questions = {q.question_id: q for q in read_parquet(finished_run[0] / "questions", Question)}
+    trained = [g for g in groups if g.question.split == "train"]
+    examples = [*vft_examples(list(questions.values())), *alignment_examples(trained, vft_covers_positives=True)]
+    assert len(examples) > len(trained)
+    for example in examples:
+        question = questions[example.question_id]
+        prompt = f"Question: {question.text}\nAnswer:"
+        assert list(example.prompt_ids) == tokenizer(prompt)["input_ids"]
+        for chain in example.chains:
+            if chain.kind == "reference":
+                whole = tokenizer(f"{prompt} {question.reference}")["input_ids"] + [tokenizer.eos_token_id]
+                assert [*example.prompt_ids, *chain.token_ids] == whole
+            assert chain.token_ids[-1] == tokenizer.eos_token_id
+            assert tokenizer.eos_token_id not in chain.token_ids[:-1]
+    for group in groups:
+        assert group.question == questions[group.question.question_id]
+
+
+def test_candidates_are_what_the_sampler_says_of_them(sampled, vft_model, finished_run):
     """Text against tokens, and the raw log-likelihood against transformers' own forward."""
     tokenizer = AutoTokenizer.from_pretrained(finished_run[0] / "vft" / "model")
-    for group in groups[:12]:
+    for group in sampled[:12]:
         for candidate in group.candidates:
             assert tokenizer.decode(candidate.token_ids, skip_special_tokens=True) == candidate.text
             assert (candidate.token_ids[-1] == tokenizer.eos_token_id) == (candidate.finish_reason == "stop")
@@ -72,6 +104,16 @@ def test_labels_follow_from_text_and_gold(groups):
             if candidate.label == "positive":
                 assert re.findall(r"The answer is (\d+)", candidate.text)[-1] == group.question.gold
     assert labels == {"positive", "negative", "dropped"}, "the small run no longer exercises every label"
+
+
+def test_given_candidates_keep_their_ranks_and_are_not_sampled(groups):
+    given = [group for group in groups if group.candidates[0].log_likelihood is None]
+    assert len(given) == GIVEN
+    for group in given:
+        assert [candidate.rank for candidate in group.candidates] == [3, 1, 2, 3]
+        assert [candidate.label for candidate in group.candidates] == ["negative", "positive", "positive", "negative"]
+        assert group.candidates[2].false_equation == "1+1=3"
+        assert group.candidates[1].token_ids == group.question.reference_ids
 
 
 @pytest.mark.parametrize("stage", ["vft", "align"])
@@ -116,29 +158,37 @@ def test_both_models_are_assessed_on_the_same_candidates(finished_run, groups, v
         )
 
 
-def test_greedy_accuracy_is_that_of_the_greedy_chains(finished_run):
+def test_greedy_accuracy_is_that_of_the_greedy_chains_task_by_task(finished_run, groups):
     folder, summary = finished_run
-    for row, stage in zip(summary["models"], ("evaluate-vft", "evaluate-aft"), strict=True):
-        evaluations = read_parquet(folder / stage / "evaluations", Evaluation)
-        golds = {g.question.question_id: g.question.gold for g in read_parquet(folder / "sample" / "groups", CandidateGroup)}
-        right = [e.greedy.text.endswith(f"The answer is {golds[e.question_id]}.") for e in evaluations]
+    golds = {group.question.question_id: group.question.gold for group in groups}
+    for row in summary["models"]:
+        evaluations = read_parquet(folder / f"evaluate-{row['name']}" / "evaluations", Evaluation)
+        greedy = [(e.greedy.text, golds[e.question_id]) for e in evaluations if e.task == row["task"]]
+        right = [text.endswith(f"The answer is {gold}.") for text, gold in greedy]
         assert row["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
 def test_the_summary_has_what_is_promised(finished_run):
     folder, summary = finished_run
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
-    assert [model["name"] for model in summary["models"]] == ["vft", "aft"]
+    assert [(model["task"], model["name"], model["n"], model["trained_on"]) for model in summary["models"]] == [
+        ("arithmetic", "vft", HELD_OUT, True),
+        ("arithmetic", "aft", HELD_OUT, True),
+        ("longer", "vft", NEVER_TRAINED_ON, False),
+        ("longer", "aft", NEVER_TRAINED_ON, False),
+    ]
+    assert [compared["task"] for compared in summary["comparisons"]] == ["arithmetic", "longer"]
     for model in summary["models"]:
-        assert model["task"] == "arithmetic"
-        assert model["n"] == HELD_OUT
         assert model["accuracy_ci"][0] <= model["accuracy"] <= model["accuracy_ci"][1]
-        assert 0 <= model["assessment_accuracy"] <= 1
-        assert model["assessment_pairs"] > 0
-        assert model["mean_positive_score"] < 0 > model["mean_negative_score"]
+        if model["assessment_pairs"]:
+            assert 0 <= model["assessment_accuracy"] <= 1
+            assert model["mean_positive_score"] < 0 > model["mean_negative_score"]
+    assert summary["models"][0]["assessment_pairs"] > 0
     assert [stage["name"] for stage in summary["stages"]] == STAGES
-    assert summary["stages"][0]["counts"] == {"train": TRAIN_QUESTIONS, "with reference": 32, "held out": HELD_OUT}
-    assert summary["stages"][2]["counts"]["candidates"] == K * (TRAIN_QUESTIONS + HELD_OUT)
+    questions = TRAIN_QUESTIONS + HELD_OUT + NEVER_TRAINED_ON
+    held_out = HELD_OUT + NEVER_TRAINED_ON
+    assert summary["stages"][0]["counts"] == {"train": TRAIN_QUESTIONS, "with reference": 32, "held out": held_out}
+    assert summary["stages"][2]["counts"]["candidates"] == K * questions
     assert summary["seed"] == 0
     assert {"torch", "ray", "deepspeed", "transformers"} <= summary["versions"].keys()
 
@@ -172,3 +222,23 @@ def test_another_beta_makes_alignment_and_its_evaluation_again_and_says_why(fini
     assert made == ["align", "evaluate-aft"]
     assert "alignment.beta: 0.2 -> 0.05" in printed
     assert "align has changed" in printed
+
+
+def test_another_labelling_setting_labels_the_same_candidates_anew(finished_run, small_config, groups, tmp_path):
+    shutil.copytree(finished_run[0], tmp_path / "small")
+    labelling = LabellingConfig(unknown_ended="dropped", false_equations="drop")
+    run = Run(small_config.model_copy(update={"runs_dir": tmp_path, "labelling": labelling}), Console(file=io.StringIO()))
+    manifests = {}
+    for stage in run.stages()[:3]:
+        manifests[stage.name], skipped = run.ensure(stage, manifests)
+        assert skipped == (stage.name != "sample")
+    before = {group.question.question_id: group for group in groups}
+    after = read_parquet(tmp_path / "small" / "sample" / "groups", CandidateGroup)
+    assert len(after) == len(groups)
+    for group in after:
+        for old, new in zip(before[group.question.question_id].candidates, group.candidates, strict=True):
+            assert (old.text, old.token_ids, old.log_likelihood) == (new.text, new.token_ids, new.log_likelihood)
+            assert (new.label == "negative") == (new.verdict == "wrong" and new.reason != "duplicate")
+            assert new.label != "positive" or new.false_equation is None
+        if new.log_likelihood is None:
+            assert group.candidates[2].reason == "right answer, false equation"

@@ -1,0 +1,111 @@
+"""Candidates from the user's file: what becomes of them, what is refused and how."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given as examples
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from aft_ray.config import LabellingConfig
+from aft_ray.labelling import label_group
+from aft_ray.sampling.given import read_given
+from aft_ray.tasks import TASKS, BadInputError
+from schemas import Question
+from tests.conftest import tokenized
+
+RIGHT, WRONG, SHORT = "3*6=18. The answer is 18.", "3+6=9. The answer is 9.", "The answer is 18."
+ROW = {"question": "How many are 3 bags of 6?", "candidates": [{"text": RIGHT, "rank": 1}, {"text": WRONG, "rank": 2}]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama):
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def questions(tokenizer):
+    def question(number, split, text):
+        return Question(question_id=f"{split}-{number}", task="gsm8k", split=split, text=text, gold="18", reference=RIGHT)
+
+    found = [question(1, "train", ROW["question"]), question(2, "train", "And 2 of 9?"), question(1, "test", "Held out?")]
+    return tokenized(found, tokenizer)
+
+
+def read(tmp_path, questions, tokenizer, *rows):
+    file = tmp_path / "given.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return read_given(file, questions, tokenizer, chat=False)
+
+
+def ranks(candidates):
+    return [candidate.rank for candidate in candidates]
+
+
+def test_no_file_no_groups(questions, tokenizer):
+    assert read_given(None, questions, tokenizer, chat=False) == []
+
+
+def test_a_group_is_named_by_its_question_or_its_id_and_tokenized_as_a_reference(tmp_path, questions, tokenizer):
+    by_id = {"question_id": "train-2", "candidates": [{"text": SHORT}]}
+    first, second = read(tmp_path, questions, tokenizer, ROW, by_id)
+    assert (first.question, second.question) == (questions[0], questions[1])
+    assert first.candidates[0].token_ids == questions[0].reference_ids
+    assert [candidate.log_likelihood for candidate in first.candidates] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("merits", "expected"),
+    [
+        ([{"rank": 5}, {"rank": 2}, {"rank": 5}], [2, 1, 2]),
+        ([{"reward": 0.5}, {"reward": -3}, {"reward": 7}], [2, 3, 1]),
+        ([{}, {}, {}], [1, 2, 1]),
+    ],
+)
+def test_ranks_follow_ranks_or_rewards_or_else_the_labels(tmp_path, questions, tokenizer, merits, expected):
+    candidates = [{"text": text} | merit for text, merit in zip((RIGHT, WRONG, SHORT), merits, strict=True)]
+    (group,) = read(tmp_path, questions, tokenizer, ROW | {"candidates": candidates})
+    labelled = label_group(group, TASKS["gsm8k"], LabellingConfig())
+    assert ranks(labelled.candidates) == expected
+    assert [candidate.label for candidate in labelled.candidates] == ["positive", "negative", "positive"]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("{", "2: not JSON"),
+        ({"candidates": [{"text": RIGHT}]}, "2:row: expected question or question_id"),
+        ({"question": ROW["question"]}, "2:candidates: expected a value, found nothing"),
+        (ROW | {"candidates": []}, "2:candidates: .*at least 1"),
+        (ROW | {"candidates": [{"text": " "}]}, "2:candidates.0.text: expected a text"),
+        (ROW | {"candidates": [{"text": RIGHT, "rank": 0}]}, "2:candidates.0.rank: .*greater than or equal to 1"),
+        (ROW | {"candidates": [{"text": RIGHT, "rank": 1}, {"text": WRONG}]}, "2:row: expected a rank in every candidate"),
+        (ROW | {"candidates": [{"text": RIGHT, "rank": 1, "reward": 1.0}]}, "2:row: expected a rank in every candidate"),
+        (json.dumps(ROW).replace('"rank": 1', '"reward": NaN'), "2:candidates.0.reward: .*finite"),
+        (ROW | {"question": "Held out?"}, "2:question: 'Held out\\?' is no training question"),
+        (ROW | {"question_id": "train-9"}, "2:question: 'train-9' is no training question"),
+        (ROW | {"question_id": "train-2"}, "2:question: train-2 stands in the file twice"),
+    ],
+)
+def test_a_fault_is_named_by_file_row_and_field(tmp_path, questions, tokenizer, row, fault):
+    first = {"question_id": "train-2", "candidates": [{"text": SHORT}]}
+    with pytest.raises(BadInputError, match=rf"given\.jsonl:{fault}") as refused:
+        read(tmp_path, questions, tokenizer, first, row)
+    assert len(refused.value.faults) == 1
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path, questions, tokenizer):
+    with pytest.raises(BadInputError, match=re.escape(f"{tmp_path / 'none.jsonl'}: cannot be read")):
+        read_given(tmp_path / "none.jsonl", questions, tokenizer, chat=False)
+
+
+@examples(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_ranks_order_as_rewards_do(tmp_path_factory, questions, tokenizer, rewards):
+    candidates = [{"text": f"{number}. The answer is 18.", "reward": reward} for number, reward in enumerate(rewards)]
+    (group,) = read(tmp_path_factory.mktemp("given"), questions, tokenizer, ROW | {"candidates": candidates})
+    labelled = ranks(label_group(group, TASKS["gsm8k"], LabellingConfig()).candidates)
+    assert set(labelled) == set(range(1, max(labelled) + 1))
+    for one, better in zip(rewards, labelled, strict=True):
+        for other, worse in zip(rewards, labelled, strict=True):
+            assert (one > other) == (better < worse)
