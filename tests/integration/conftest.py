@@ -44,7 +44,7 @@ def write_candidates(task: TaskConfig, file: Path) -> Path:
             "candidates": [
                 {"text": f"The answer is {int(question.gold) + 1}.", "rank": 3},
                 {"text": question.reference, "rank": 1},
-                {"text": f"1+1=3. The answer is {question.gold}.", "rank": 2},
+                {"text": f"<<1+1=3>>. The answer is {question.gold}.", "rank": 2},
                 {"text": f"The answer is {int(question.gold) + 2}.", "rank": 3},
             ],
         }

@@ -112,7 +112,7 @@ def test_given_candidates_keep_their_ranks_and_are_not_sampled(groups):
     for group in given:
         assert [candidate.rank for candidate in group.candidates] == [3, 1, 2, 3]
         assert [candidate.label for candidate in group.candidates] == ["negative", "positive", "positive", "negative"]
-        assert group.candidates[2].false_equation == "1+1=3"
+        assert group.candidates[2].false_equation == "<<1+1=3>>"
         assert group.candidates[1].token_ids == group.question.reference_ids
 
 
