@@ -1,7 +1,7 @@
 """Labels alone: rows with `gold` and `completion` come back with `verdict`, `extracted` and `reason`.
 
 A row may carry its options as `choices` or `options`; a row whose `finish_reason` is `length` was cut off, and has not stated
-its last answer. All other columns pass through.
+its last answer, unless it was cut off in a question of the model's own. All other columns pass through.
 """
 
 import json
@@ -21,6 +21,7 @@ from aft_ray.isolated import Isolated
 from aft_ray.storage import atomic_file
 from aft_ray.tasks.answers import Answer, Check, check_answer
 from aft_ray.tasks.choices import LETTERS, read_choices
+from aft_ray.tasks.stated import goes_on_to_another
 
 LINES_AT_A_TIME = 10_000
 
@@ -71,7 +72,7 @@ def check_row(row: dict[str, Any], answer: Answer, isolated: Isolated) -> Check:
         raise BrokenRowError(f"completion: expected a text, found {_shown(row, 'completion')}")
     choices = read_row_choices(row)
     gold = read_row_gold(row, answer, choices)
-    if row.get("finish_reason") == "length":
+    if row.get("finish_reason") == "length" and not goes_on_to_another(completion):
         return Check("unknown", None, "cut off")
     return check_answer(completion, gold, choices, answer, isolated)
 

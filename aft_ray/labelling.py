@@ -10,8 +10,9 @@ from math import isfinite
 from aft_ray.config import LabellingConfig
 from aft_ray.isolated import shared
 from aft_ray.tasks import Task
-from aft_ray.tasks.answers import check_answer
+from aft_ray.tasks.answers import Check, check_answer
 from aft_ray.tasks.equations import equations, false_equation
+from aft_ray.tasks.stated import goes_on_to_another
 from schemas import Candidate, CandidateGroup, Label, Question
 
 
@@ -30,25 +31,40 @@ def label_group(group: CandidateGroup, task: Task, config: LabellingConfig) -> C
 
 
 def check_candidate(candidate: Candidate, question: Question, task: Task, config: LabellingConfig) -> Candidate:
-    """The candidate with extracted answer, verdict, label and reason. A chain that was cut off has not stated its last answer."""
-    label: Label
-    false = false_equation(candidate.text)
-    if candidate.finish_reason == "length":
-        extracted, verdict, label, reason = None, "unknown", config.unknown_cut_off, "cut off"
+    """The candidate with extracted answer, verdict, label and reason.
+
+    A chain that was cut off has not stated its last answer, unless it was cut off in a question of its own. One that goes on
+    to such a question is no positive, whatever its verdict: a model would learn to go on.
+    """
+    false, goes_on = false_equation(candidate.text), goes_on_to_another(candidate.text)
+    if candidate.finish_reason == "length" and not goes_on:
+        check = Check("unknown", None, "cut off")
     else:
         check = check_answer(candidate.text, question.gold, question.choices, task.answer, shared(config.check_seconds))
-        extracted, verdict, reason = check.extracted, check.verdict, check.reason
-        if verdict == "right":
-            label = "positive"
-            if false is not None and config.false_equations == "drop":
-                label, reason = "dropped", "right answer, false equation"
-        elif verdict == "wrong":
-            label = "negative"
-        else:
-            label = config.unknown_check if reason.startswith("check failed") else config.unknown_ended
+    label, reason = _label(check, config), check.reason
+    if label == "positive" and goes_on:
+        label, reason = "dropped", "right answer, then another question"
+    elif label == "positive" and false is not None and config.false_equations == "drop":
+        label, reason = "dropped", "right answer, false equation"
     return candidate.model_copy(
-        update={"extracted": extracted, "verdict": verdict, "label": label, "reason": reason, "false_equation": false}
+        update={
+            "extracted": check.extracted,
+            "verdict": check.verdict,
+            "label": label,
+            "reason": reason,
+            "false_equation": false,
+        }
     )
+
+
+def _label(check: Check, config: LabellingConfig) -> Label:
+    if check.verdict == "right":
+        return "positive"
+    if check.verdict == "wrong":
+        return "negative"
+    if check.reason == "cut off":
+        return config.unknown_cut_off
+    return config.unknown_check if check.reason.startswith("check failed") else config.unknown_ended
 
 
 def reward_candidate(candidate: Candidate, question: Question, config: LabellingConfig) -> Candidate:

@@ -10,45 +10,74 @@ import string
 from typing import Any
 
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.numbers import NUMBER, plain_number, read_number, to_ascii, value
-from aft_ray.tasks.stated import Statement, statements
+from aft_ray.tasks.numbers import NUMBER, compare_numbers, plain_number, read_number, to_ascii, value
+from aft_ray.tasks.stated import UNREADABLE, Kind, Statement, last_stated
 from schemas import Verdict
 
-NOUNS = ("answer", "option", "choice")
+NOUNS = ("answer", "option", "choice", "response")
 LETTERS = string.ascii_uppercase
 LEAD = re.compile(
-    r"""[\s*_:"'`$=-]* (?:(?:the|it'?s|is|be|therefore)\s+)* (?:(?:correct|right|best|most\s+likely)\s+)?
+    r"""[\s*_:"'`$=\u201c\u2018-]*
+        (?:(?:the|it'?s|it|is|be|should|must|so|therefore|thus|then|indeed|actually|but|rather|\w+ly)\b,?\s+)*
+        (?:(?:correct|right|best|most\s+likely)\s+)?
         (?:(?:answer|option|choice|alternative|letter)s?\b)? [\s*_:"'`$]* (?:is\s+)? [\s*_$"'`]*""",
     re.VERBOSE | re.IGNORECASE,
 )
-LETTER = re.compile(r"(?P<open>[(\[{]\s*)?(?P<letter>[A-Za-z])(?![A-Za-z0-9\u2019'^+/*-]|\s*=)(?P<close>\s*[)\]}])?")
+LETTER = re.compile(r"(?P<open>[(\[{]\s*)?(?P<letter>[A-Za-z])(?![A-Za-z0-9^+/*-]|['\u2019][A-Za-z]|\s*=)(?P<close>\s*[)\]}])?")
 # The plain case, much faster: nothing but a letter.
 ONLY = re.compile(r"[\s*_$]*\(?([A-J])\)?[\s*_$.]*$")
 # A letter with other letters behind it is no choice of one.
-ANOTHER = re.compile(r"[\s)\].:,*]*(?:or|and|&|/|,)\s*(?:option\s+|choice\s+)?[(\[]?[A-J](?![A-Za-z])")
+ANOTHER = re.compile(
+    r"[\s)\].:,;*]*(?:and/or\b|or\b|and\b|as\s+well\s+as\b|plus\b|[&/,;+])\s*(?:and\s+|or\s+)?(?:maybe\s+|possibly\s+|perhaps\s+)?"
+    r"(?:option\s+|choice\s+)?[(\[]?(?P<another>[B-HJ](?![A-Za-z'\u2019])|[AI](?=\s*(?:[).,:;\]]|$|or\b|and\b)))"
+)
 # `The answer is A because ...` names an option, `The answer is A bloody mess` does not.
 GOES_ON = re.compile(r"\s+(?!(?:because|since|as|is|which|for|so|due|given|and|the|[(\[-]))[a-z]", re.IGNORECASE)
-REFUSED = re.compile(r"\b(?:not|neither|none|never|cannot|either|unclear|unknown|unsure)\b|n['\u2019]t\b", re.IGNORECASE)
+REFUSED = re.compile(
+    r"\b(?:not|neither|none|never|cannot|either|unclear|unknown|unsure|incorrect|wrong|false|eliminat\w+|rul\w+\s+out|except|could|might|"
+    r"unlikely|anything\s+but|no\s+sense)\b|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+REFUSED_BEHIND = re.compile(
+    r"[\s)\].*]*(?:is|was|would\s+be|can\s+be)\s+(?:\w+ly\s+)?(?:not\b|incorrect|wrong|false|eliminated|ruled\s+out)|[\s)\].:*]*(?:incorrect|wrong|false)\b",
+    re.IGNORECASE,
+)
+IT_IS_NOT = re.compile(r"\b(?:it|this|that|which)(?:\s+is|'s)\s+(?:incorrect|wrong|false|not)\b", re.IGNORECASE)
+# `not A but B`, and `B, not A`: what is left says which.
+NOT_BUT = re.compile(r"\b(?:not|neither)\b[^.;\n]*?\bbut\b|\bnot\b[^.;,\n]*,(?=\s*(?:it|but|rather))", re.IGNORECASE)
+RATHER_THAN = re.compile(r",?\s*\b(?:and\s+not|not|rather\s+than|instead\s+of)\b\s+[^,.;\n]*", re.IGNORECASE)
 # Where nothing marks the answer, a last sentence names its option like this.
 NAMED = re.compile(
-    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|ANSWER)\s*:?\s*[(\[]?(?P<named>[A-J])(?![A-Za-z0-9'\u2019])|[(\[](?P<bracketed>[A-J])[)\]]"
-    r"|\b(?P<subject>[B-HJ])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)"
+    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|ANSWER)\s*:?\s*[(\[]?(?P<named>[A-J])(?![A-Za-z0-9'\u2019])"
+    r"|(?<![A-Za-z])[(\[](?P<bracketed>[A-J])[)\]](?!\s*=)"
+    r"|\b(?P<subject>[A-J])\s+(?:is|must\s+be)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|answer|best)"
+)
+LETTER_RIGHT = re.compile(
+    r"(?<![A-Za-z'])[(\[]?([A-J])(?![A-Za-z'\u2019])[)\]]?(?:,[^,.\n]{1,60},)?\s+(?:is|must\s+be)\s+(?:the\s+)?(?:only\s+)?(?:one\s+that\s+is\s+)?(?:correct|right|answer|best)"
 )
 WHOLE = re.compile(r"[\s*_(\[\"'$]*(?P<letter>[A-J])(?:[\s*_)\]\"'$]*$|[*_]*[).:\]](?=\s|$))")
+DECORATION = " \t\r\n*_\"'`$#>=\u201c\u201d\u2192\u2705\u2713\u2714-\u2013\u2022"
+LINE = re.compile(
+    r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?![A-Za-z0-9'\u2019])(?P<close>\s*[)\].:,*_]+|\s+[-\u2013]|\s+because\b|\s+|$)\s*(?P<rest>.*)",
+    re.DOTALL,
+)
 # `12 km per hour` is a number with a unit; `5 : 3` and `2x` are none.
 UNIT = re.compile(r"(?![xyzn]\b)(?:[A-Za-z][\w./^ ]*)?\.?")
 LETTERED = re.compile(r"\s*\(?([A-Za-z])[).:]\s*(?=\S)")
+SAID_BEFORE = re.compile(
+    r"(?:i(?:'d|'ll|\s+would|\s+will)?\s+(?:choose|pick|select|go\s+with)|i\s+(?:think|believe)\s+(?:it'?s|it\s+is)|(?:so\s+)?it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)"
+    r"|(?:(?:selected|correct|final|best)\s+)?(?:option|choice|letter|prediction|final|oa|imo|\u2192))\b\s*[:=\u2192-]*\s*",
+    re.IGNORECASE,
+)
 QUOTES = re.compile(r"[\"'`\u201c\u201d\u2018\u2019*_$]|[,;!?](?=\s|$)")
+BETWEEN = re.compile(r"\s*([:,/])\s*")
+NONE_OR_ALL = re.compile(r"^(none|all) of (?:these|those|them|the above|the given options)$")
 MINUS = str.maketrans("\u2212\u2013\u2010\u2011", "----")
 
 
 def stated_choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
     """The option that the text states as its answer; None where it states none, or several."""
-    for statement in statements(text, NOUNS):
-        found = _read(statement, choices)
-        if found is not None or statement.final:
-            return found
-    return None
+    return last_stated(text, lambda statement: _read(statement, choices), NOUNS)
 
 
 def compare_choices(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:
@@ -63,7 +92,7 @@ def compare_choices(extracted: str, gold: str, choices: tuple[str, ...] = ()) ->
     known = _numbers(choices)[place] if place < len(choices) else None
     if known is None:
         return "unknown"
-    return "right" if value(known[0]) == value(extracted) else "wrong"
+    return compare_numbers(extracted, known[0])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -103,26 +132,34 @@ def listed(choices: tuple[str, ...]) -> str:
 
 
 def _read(statement: Statement, choices: tuple[str, ...]) -> str | None:
+    """The letter that the words state, several as `B|E` or the number of no option; None, UNREADABLE as in `last_stated`."""
     only = ONLY.match(statement.words)
     if only is not None and _is_option(only[1], choices):
         return only[1]
-    words = to_plain(statement.words).strip()
-    if statement.kind in ("line", "conclusion"):
-        whole = WHOLE.match(words)
-        if whole is not None and _is_option(whole["letter"], choices):
-            return _agreed(whole["letter"], words[whole.end() :], choices)
-        return _named(words, choices) or (_by_text(statement.sentence, choices) if statement.kind == "conclusion" else None)
-    line = words.partition("\n")[0]
-    whole_line = _letters(line, choices) or _letters(Statement(words, statement.kind).sentence, choices)
+    words = to_plain(statement.words).replace("**", "").strip()
+    if statement.kind in ("line", "first"):
+        return _read_line(words if statement.kind == "line" else Statement(words, "first").sentence, choices)
+    if statement.kind == "conclusion":
+        return _read_conclusion(words, choices)
+    line, sentence = words.partition("\n")[0], Statement(words, statement.kind).sentence
+    whole_line = _letters(line, choices) or _letters(sentence, choices)
     if whole_line is not None and (len(_exact(line)) > 1 or line[:1].islower()):
         return whole_line
+    meant = _without_denied(words, choices)
+    found = _read_marked(meant, statement.kind, choices)
+    if found is None and (REFUSED.search(sentence) or meant != words):
+        return UNREADABLE
+    return found
+
+
+def _read_marked(words: str, kind: Kind, choices: tuple[str, ...]) -> str | None:
     lead = LEAD.match(words)
     assert lead is not None
     letter = LETTER.match(words, lead.end())
     if letter is not None and _is_option(letter["letter"].upper(), choices):
         rest = words[letter.end() :]
-        if ANOTHER.match(rest):
-            return None
+        if _another(letter["letter"].upper(), rest, choices) or REFUSED_BEHIND.match(rest):
+            return UNREADABLE
         bracketed = letter["close"] is not None
         alone = not rest.strip(" .*_$\"'`)]}\n")
         capital = letter["letter"].isupper()
@@ -130,21 +167,85 @@ def _read(statement: Statement, choices: tuple[str, ...]) -> str | None:
             return _agreed(letter["letter"].upper(), rest, choices)
         by_text = _by_text(words, choices)
         return by_text or (letter["letter"] if capital else None)
-    sentence = Statement(words, statement.kind).sentence
+    sentence = Statement(words, kind).sentence
     by_text, named = _by_text(sentence, choices), _named(sentence, choices)
-    if by_text is not None and named is not None and named not in by_text.split("|"):
-        return None
-    return named or by_text or _by_value(Statement(words, statement.kind), choices)
+    if by_text and named and named not in by_text.split("|"):
+        return UNREADABLE
+    found = named or by_text
+    return _by_value(Statement(words, kind), choices) if found is None else found
+
+
+def _read_conclusion(words: str, choices: tuple[str, ...]) -> str | None:
+    whole = WHOLE.match(words)
+    if whole is not None and _is_option(whole["letter"], choices) and not REFUSED_BEHIND.match(words[whole.end() - 1 :]):
+        if _another(whole["letter"], words[whole.end() :], choices):
+            return UNREADABLE
+        return _agreed(whole["letter"], words[whole.end() :], choices)
+    named, sentence = _named(words, choices), Statement(words, "conclusion")
+    if named is None:
+        return _by_text(sentence.sentence, choices) or _by_value(sentence, choices)
+    number = _by_value(sentence, choices)
+    return UNREADABLE if number and number[0].isalpha() and named not in number.split("|") else named
+
+
+def _read_line(line: str, choices: tuple[str, ...]) -> str | None:
+    """The option that a line is, by letter, by text or by value, or that it says is right."""
+    line = line.strip(DECORATION)
+    said = SAID_BEFORE.match(line)
+    line = line if said is None else line[said.end() :].strip(DECORATION)
+    same = _letters(line, choices)
+    if same is not None and len(line) > 1:
+        return same
+    found = LINE.fullmatch(line)
+    if found is not None and _is_option(found["letter"].upper(), choices):
+        letter, rest, close = found["letter"].upper(), found["rest"].strip(DECORATION), found["close"].strip()
+        if not rest or letter in (_letters(rest, choices) or "").split("|"):
+            return letter
+        others = {other for other in re.findall(r"[(\[]([A-J])[)\]]", rest) if other != letter}
+        if (
+            found["letter"].isupper()
+            and (found["open"] or close)
+            and not others
+            and not REFUSED_BEHIND.match(found["rest"])
+            and not IT_IS_NOT.search(rest)
+        ):
+            return UNREADABLE if _another(letter, line[1:], choices) else _agreed(letter, rest, choices)
+    right = {letter for letter in LETTER_RIGHT.findall(line) if _is_option(letter, choices)}
+    if len(right) == 1:
+        return right.pop()
+    return _by_value(Statement(line, "line"), choices) or None
+
+
+def _without_denied(words: str, choices: tuple[str, ...]) -> str:
+    """The words without the options that they say it is not; untouched where an option itself says not."""
+    if not REFUSED.search(words) or any([REFUSED.search(choice) for choice in choices]):
+        return words
+    meant = NOT_BUT.sub("", words)
+    first = RATHER_THAN.search(meant)
+    return RATHER_THAN.sub("", meant) if first is not None and meant[: first.start()].strip() else meant
+
+
+def _another(letter: str, rest: str, choices: tuple[str, ...]) -> bool:
+    """Whether other options are stated behind the letter, and the text that belongs to it."""
+    behind = rest.lstrip(" ).:*]")
+    place = LETTERS.index(letter)
+    if place < len(choices):
+        if _letters(behind.partition("\n")[0], choices) == letter:
+            return False
+        if behind.casefold().startswith(choices[place].casefold()):
+            rest = behind[len(choices[place]) :]
+    other = ANOTHER.match(rest)
+    return other is not None and _is_option(other["another"], choices)
 
 
 def _is_option(letter: str, choices: tuple[str, ...]) -> bool:
     return letter in LETTERS[: len(choices) or 10]
 
 
-def _agreed(letter: str, rest: str, choices: tuple[str, ...]) -> str | None:
+def _agreed(letter: str, rest: str, choices: tuple[str, ...]) -> str:
     """The letter, unless what stands behind it is the text of another option."""
     behind = _letters(Statement(rest.lstrip(" ).:*]"), "line").sentence, choices)
-    return None if behind is not None and letter not in behind.split("|") else letter
+    return UNREADABLE if behind is not None and letter not in behind.split("|") else letter
 
 
 def _named(words: str, choices: tuple[str, ...]) -> str | None:
@@ -181,15 +282,24 @@ def _by_text(words: str, choices: tuple[str, ...]) -> str | None:
         return whole
     said = _plain(words)
     for fits in (lambda text: said.startswith(f"{text} "), lambda text: f" {text} " in f" {said} "):
-        found = {choice for choice in choices if _plain(choice) and fits(_plain(choice))}
+        # Numbers are looked for by their value: `10 x 60 = 600` does not begin with an answer.
+        found = {choice for choice in choices if _plain(choice) and fits(_plain(choice)) and _number(choice) is None}
         longest = max(found, key=lambda choice: len(_plain(choice)), default="")
         if found:
             if not all(_plain(choice) in _plain(longest) for choice in found) or (
                 REFUSED.search(words) and not REFUSED.search(longest)
             ):
-                return None
-            return _letters(longest, choices) if _alone(longest, choices) else None
+                return UNREADABLE
+            if _offered(said[said.find(_plain(longest)) + len(_plain(longest)) :], choices):
+                return UNREADABLE
+            return _letters(longest, choices) if _alone(longest, choices) else UNREADABLE
     return None
+
+
+def _offered(behind: str, choices: tuple[str, ...]) -> bool:
+    """Whether `or`, `and` and another option's text come next."""
+    linked = re.match(r" (?:or|and|and/or) (?:the |an? )?", behind)
+    return linked is not None and any([behind[linked.end() :].startswith(_plain(choice)) for choice in choices if _plain(choice)])
 
 
 def _alone(choice: str, choices: tuple[str, ...]) -> bool:
@@ -199,10 +309,13 @@ def _alone(choice: str, choices: tuple[str, ...]) -> bool:
 
 def _by_value(statement: Statement, choices: tuple[str, ...]) -> str | None:
     stated = read_number(statement)
-    if stated is None or not choices:
-        return None
+    if not stated or not choices:
+        return stated if choices else None
     found = value(stated)
-    same = [place for place, known in enumerate(_numbers(choices)) if known is not None and value(known[0]) == found]
+    known = [(place, number[0]) for place, number in enumerate(_numbers(choices)) if number is not None]
+    same = [place for place, number in known if value(number) == found] or [
+        place for place, number in known if compare_numbers(stated, number) == "right"
+    ]
     if not same:
         return stated
     unit = _unit(to_ascii(statement.words))
@@ -254,4 +367,4 @@ def _plain(text: str) -> str:
     words = QUOTES.sub("", _exact(text)).casefold().split()
     if len(words) > 1 and words[0] in ("a", "an", "the"):
         words = words[1:]
-    return " ".join(words).rstrip(". ")
+    return BETWEEN.sub(r"\1", NONE_OR_ALL.sub(r"\1", " ".join(words).rstrip(". ")))

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from aft_ray.tasks.latex import to_plain
 from aft_ray.tasks.numbers import plain_number, value
-from aft_ray.tasks.stated import Statement, statements
+from aft_ray.tasks.stated import UNREADABLE, Statement, last_stated
 from schemas import Verdict
 
 MAX_LENGTH = 1000
@@ -24,11 +24,7 @@ WORD = re.compile(r"\(?[A-Za-z][A-Za-z .'-]*\)?")
 
 def stated_expression(text: str, choices: tuple[str, ...] = ()) -> str | None:
     r"""The expression that the text states as its answer, without dollar signs and box; None where it states none."""
-    for statement in statements(text):
-        found = _read(statement)
-        if found is not None or statement.final:
-            return found
-    return None
+    return last_stated(text, _read)
 
 
 def compare_expressions(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict | None:
@@ -79,17 +75,17 @@ def _read(statement: Statement) -> str | None:
         formula = MATHS.match(words) if statement.kind != "conclusion" else None
         if formula is not None:
             if ANOTHER.match(words, formula.end()):
-                return None
+                return UNREADABLE
             words = next(group for group in formula.groups() if group is not None)
         elif statement.kind in ("marker", "conclusion"):
             sentence = Statement(words, statement.kind).sentence
             formulas = list(MATHS.finditer(sentence))
             if SECOND_THOUGHTS.search(sentence) or len(formulas) > 1:
-                return None
+                return UNREADABLE if statement.kind == "marker" else None
             words = next(group for group in formulas[0].groups() if group is not None) if formulas else sentence
             if not formulas and statement.kind == "conclusion":
                 return None
-        elif statement.kind == "line":
+        elif statement.kind in ("line", "first"):
             return None
         else:
             words = words.partition("\n")[0]

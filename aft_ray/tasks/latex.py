@@ -5,7 +5,7 @@ import re
 SPACING = re.compile(r"\\[!,;:> ]|\\q?quad\b|~")
 THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\[,!]|,\\!|[\u00a0\u202f\u2009])(?=\d{3})")
 WRAPPER = re.compile(r"\\(?:text(?:bf|rm|it)?|math(?:rm|bf|it|sf)|mbox|operatorname|boxed|fbox|emph)\s*\{([^{}]*)\}")
-FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*([\d.,]+)\s*\}|(\d))\s*(?:\{\s*([\d.,]+)\s*\}|(\d))")
+FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}|(\d))\s*(?:\{\s*([\d.,]+)\s*\}|(\d))")
 DEGREES = re.compile(r"\^?\s*(?:\{\s*\\circ\s*\}|\\circ\b)|\\degree\b")
 DELIMITERS = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[()\[\]]")
 

@@ -1,67 +1,149 @@
 r"""Where a text states its answer.
 
 Behind a marker: `#### 18`, `The answer is 18`, `Answer: 18`, `\boxed{18}`; the last one counts. A text without any states it
-in its last sentence, if that draws a conclusion (`So she has 18 left.`), or as all that stands in its last line (`18`).
-Anything else states nothing, however many numbers it holds.
+in its last sentence, if that draws a conclusion (`So she has 18 left.`), or in its last line (`9 * 2 = 18`), or in its first
+(`18. She sells 9 eggs for ...`). What is taken back, supposed or asked states nothing, and neither does anything else, however
+many numbers it holds.
 """
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-Kind = Literal["marker", "box", "label", "conclusion", "line"]
+Kind = Literal["marker", "box", "label", "conclusion", "line", "first"]
 
 # An answer is short, and a text can be anything: what follows a marker is read no farther than this.
 WINDOW = 400
 MAX_BOX = 2000
+MAX_REST = 5000
+# What a reader returns for words that state something which is not one answer: nothing stated before them counts either.
+UNREADABLE = ""
 
 # The model goes on to a question of its own, or to another turn: no part of the answer to ours.
-NEXT_QUESTION = re.compile(r"\n[ \t]*(?:question|problem|q|human|user|instruction):", re.IGNORECASE)
-NEXT_WORDS = ("uestion:", "UESTION:", "roblem:", "ROBLEM:", "Q:", "ser:", "SER:", "uman:", "struction:")
-NEXT_TURN = re.compile(r"<\|(?:im_end|im_start|eot_id|end_of_text|endoftext)\|>|</s>")
+NEXT_QUESTION = re.compile(
+    r"\n[\s#>*_]{0,20}(?:(?:next|new|another|follow-up)\s+)?(?:question|problem|example|exercise|q|human|user|instruction|input)"
+    r"\s*(?P<number>\d+)?\s*(?:[:.)]|[*_]+\s*:|[*_]+\s*\n)|\n\#+\s*(?:question|problem|example|exercise|instruction|input)\b",
+    re.IGNORECASE,
+)
+NEXT_WORDS = ("uestion", "UESTION", "roblem", "ROBLEM", "xample", "xercise", "\nQ", "ser:", "uman:", "struction", "nput:")
+TURN_WORDS = ("<|", "</s>", "<eos>", "_of_turn>", "INST]", "<\uff5c")
+NEXT_TURN = re.compile(
+    r"<\|[a-z_]+\|>|</s>|<eos>|<(?:start|end)_of_turn>(?:model\b|user\b)?|\[/?INST\]|<\uff5c[a-z\u2581]+\uff5c>", re.IGNORECASE
+)
+# After `#### 15` (or `The answer is 15.`, or an option, and an empty line) another story that ends in a question.
+NEXT_STORY = re.compile(
+    r"####[^\n]*\n(?=(?:[^\n]*\n){0,9}?[^\n]*\?[ \t]*\n)|(?:\banswer is|^\W{0,9}[A-J][.)])[^\n]*\n[ \t]*\n(?=[^\n]*\?[ \t]*\n)"
+)
 # How most texts end, found much faster than by searching for every marker: a number or a letter, and nothing more.
 PLAIN_ENDS: tuple[tuple[str, Kind], ...] = (("#### ", "label"), ("nswer is ", "marker"), ("nswer is: ", "label"))
 PLAIN_WORDS = re.compile(r"[ $]*(?:-?\d[\d,.]*|\(?[A-J]\)?\.?)\s*$")
 PLAIN_LENGTH = 50
 # What stands between the noun ("answer") and what it is: an aside ("to the question"), then a verb, a colon or the line's end.
 LINK = re.compile(
-    r"""s?\b [*_]{0,3} (?:\s+(?:to|of|for|here)\b [^.:\n=]{0,100}?)? \s*
-        (?: (?P<verb> (?:(?:must|should|would|will|can\s+only)\s+be|is|are|was|equals|becomes|comes?\s(?:out\s)?to)\b | =)\s*:?
-          | : | \s?[\u2013-]\s | \s?[\u2192\u21d2]
+    r"""s?\b [*_"'\]]{0,3}
+        (?:\s*\([^()\n]{0,40}\))?
+        (?:,?\s+(?:to|of|for|here|in|that|which|among|from|I|we)\b [^.:\n=]{0,100}?)?
+        (?:,?\s+(?:then|therefore|thus|hence),?)? ,?\s*
+        (?: (?P<verb> (?:(?:must|should|would|will|can\s+only|has\s+to|have\s+to)\s+be|is|are|was|equals|becomes
+                        |(?:comes?|works?|turns?)\s(?:out\s)?(?:to\s+be|to|as)|turns\s+out\s+to\s+be)\b | =)\s*:?
+          | [:\uff1a] | \s?[\u2013-]\s | \s?(?:[\u2192\u21d2]|[=-]>)
           | [ \t]*\n )
         [*_]{0,3}
-        (?! \s* (?: (?:correct|right)\s*[.!]*\s*$ | as\s+follows\b ))""",
+        (?! \s* (?: (?:correct|right)\s*[.!]*\s*$ | as\s+follows\b
+                   | (?:obtained|found|calculated|computed|derived|supported|based)\b ))""",
     re.VERBOSE | re.IGNORECASE,
 )
 # The plain case of the same, much faster: what follows is no word.
 PLAIN_LINK = re.compile(r"(?:(?P<verb> is):?|:) (?=[^a-zA-Z*_\s]|[A-J]\b)")
-BARE_LINK = re.compile(r"\s+(?=[(\d$A-J])")
+BARE_LINK = re.compile(
+    r"\s+(?=[(\d$A-J])(?=[($]?-?\d[\d,.]*\)?\s*(?:$|\n)|[(\[]?[A-J]\b[).\]]*\s*(?:$|\n|[(:]|is\s+(?:the\s+)?(?:correct|right)))"
+)
+ABBREVIATED_LINK = re.compile(r"\.?\s*(?:[:=-]|is\b)|\.(?=\s)")
+TAG = re.compile(r">(?=[^<>]{1,200}(?:<|$))")
+# `Option C ...` mentions an option; it is the answer where it is said to be.
+MENTION = re.compile(
+    r"\s+(?=[(\[*\"]{0,3}[A-J]\b[^.\n]{0,80}?\s(?:is|seems|would\s+be|must\s+be|has\s+to\s+be)\s+"
+    r"(?:(?:the|indeed|clearly|therefore|thus|our|my)\s+)*(?:only\s+)?(?:correct|right|best|answer|most))"
+)
+CHOSEN = re.compile(
+    r"\b(?:correct|right|best|answer|appropriate|suitable|likely|final|accurate|closest|only|selected|chosen|my|our|(?:^|[.!\n]\s*|\bso,?\s+|\btherefore,?\s+)the)[*_\s]*$",
+    re.I,
+)
+# `18 is the answer.`
+SUBJECT = re.compile(
+    r"(?<!which)(?<!that)(?<!this)(?<!what)(?<!\bit)\s(?:is|was|must\s+be|would\s+be|has\s+to\s+be)\s+(?:(?:therefore|thus|clearly)\s+)?(?:the|my|our)\s+(?:\w+\s+)?$"
+)
+SUBJECT_END = re.compile(r"[*_]*(?:[.!,;)]|\s*$|\s*\n|\s+(?:because|since|as|here|to)\b)")
+# Said of an answer that is not the text's own, or of one that is only supposed.
+NOT_OURS = re.compile(
+    r"\b(?:other|wrong|incorrect|remaining|false|common|common\s+wrong|each|every|another|previous|these|this|if(?:\s+the)?|whether(?:\s+the)?)\s+(?:\w+\s+)?$"
+    r"|(?:^|[.!?\n]\s*)is\s+(?:the|this)\s+(?:\w+\s+)?$|\bsome\s+(?:\w+\s+)?(?:may|might|would)\s[^.\n]*$",
+    re.IGNORECASE,
+)
+SUPPOSED = re.compile(r"\bif\b|\bhad\s+(?:the|we|she|he|it|they)\b", re.IGNORECASE)
+# Taken back: by these words wherever they stand behind the answer, or by those right behind it.
+TAKEN_BACK = re.compile(
+    r"(?:(?:^|[.!?\u2026\n(]\s{0,9}|,\s{0,9}(?:no,?\s)?|\bno,?\s+)(?:wait|hold\s+on|oops|hmm+|scratch\s+that|correction|sorry)\s*[,.!:\u2026\u2014-]+)"
+    r"|\b(?:I|I've)\s+(?:have\s+)?made\s+(?:a|an)\s+(?:\w+\s+)?(?:mistake|error)\b|\bon\s+second\s+thought\b|\bI\s+mean[t,]?\s",
+    re.IGNORECASE,
+)
+TAKEN_BACK_AT_ONCE = re.compile(
+    r"[^.!?\n]{0,60}?[.!?\u2026,)\u2014-]+\s+(?:oh,?\s+)?(?:(?:no|actually)\b,?\s*|(?:but\s+)?(?:that|this)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+(?:right|correct))\b)"
+    r"(?:[^.\n]{0,30}\b(?:wrong|incorrect|not\s+(?:right|correct))\b)?",
+    re.IGNORECASE,
+)
+BACK_WORDS = (
+    "ait",
+    "old on",
+    "ops",
+    "mm",
+    "cratch",
+    "orrection",
+    "orry",
+    "istake",
+    "error",
+    "second thought",
+    " mean",
+    "No",
+    "no",
+    "ctually",
+    "wrong",
+    "incorrect",
+    "not ",
+)
+UPHELD = re.compile(r"\b(?:yes|indeed|is\s+correct|is\s+right|confirmed|checks\s+out|still\s+holds)\b", re.IGNORECASE)
 OPENING, BRACE = re.compile(r"\s*\{"), re.compile(r"(?<!\\)[{}]")
 HEADING = re.compile(r"\s*(?:\*\*)?\s*(?:step\b|\d+\.\s+[A-Za-z])", re.IGNORECASE)
 CONCLUSION = re.compile(
     r"(?:^|[,;]\s+)\W*(?:and\s+)?(?:so|therefore|thus|hence|in\s+total|altogether|in\s+conclusion|finally|overall|consequently|"
-    r"(?:this|which|that)\s+means|\u2234)\b,?",
+    r"(?:this|which|that)\s+means|\u2234)\b,?|^\W*the\s+(?:[\w'-]+\s+){1,12}?(?:is|are|was)\b(?=\s+(?:equal\s+to\s+)?\W{0,3}(?:\d|[A-Z])[^,]*$)",
     re.IGNORECASE,
 )
-SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
-SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*\"'\u201d)])|\n")
+BEFORE_STOP = r"(?<!\bRs\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bMrs\.)(?<!approx\.)(?<!\bvs\.)(?<!i\.e\.)(?<!e\.g\.)"
+ABBREVIATED = r"(?<!\bRs)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)(?<!\bapprox)(?<!\bvs)(?<!i\.e)(?<!e\.g)"
+SENTENCES = re.compile(rf"(?<=[!?])\s+|(?<=\.){BEFORE_STOP}\s+|\n+")
+SENTENCE_END = re.compile(rf"(?:{ABBREVIATED}\.|[!?])(?=\s|$|[*\"'\u201d)<])|\n")
+# Politeness behind the last word on the matter.
+# `The answer is not 8` takes nothing back but an 8.
+DENIAL = re.compile(r"[\s*_]*not\s+(?![^.\n]*\bbut\b)", re.IGNORECASE)
+FAREWELL = re.compile(
+    r"\b(?:hope\s+(?:this|that|it)|let\s+me\s+know|feel\s+free|if\s+you\s+have|happy\s+to|good\s+luck|glad\s+to)\b", re.IGNORECASE
+)
+LETTERED = re.compile(r"^[\s*_\u2022-]*(?:Option\s+)?\(?([A-J])[.):]", re.MULTILINE)
+LETTERED_TWICE = re.compile(rf"{LETTERED.pattern}[^\n]*\n+{LETTERED.pattern[1:]}")
+BOLD_LINE = re.compile(r"\s*(?:[-*\u2022]\s+)?\*\*(?P<said>[^*\n]+)\*\*\s*$")
 
 
 class Statement(NamedTuple):
-    """The words that may state the answer.
+    """The words that may state the answer, up to the text's end or the window's.
 
-    marker: somewhere in the sentence; if it is not there, the text has changed its mind in a way that cannot be read, and
-    nothing earlier counts. box: likewise, and it is all that the box holds. label: right at the beginning, or this is no
-    statement. conclusion: as a marker. line: all that there is.
+    marker: somewhere in the first sentence. box: it is all that the box holds. label: right at the beginning, or in a sentence
+    that is all that there is. conclusion: as a marker. line: the last line. first: the first line, of a text that goes on.
     """
 
     words: str
     kind: Kind
-
-    @property
-    def final(self) -> bool:
-        return self.kind in ("marker", "box")
 
     @property
     def sentence(self) -> str:
@@ -70,15 +152,57 @@ class Statement(NamedTuple):
         end = SENTENCE_END.search(words)
         return words if end is None else words[: end.start()]
 
+    @property
+    def asked(self) -> bool:
+        """Whether the first sentence is a question."""
+        words = self.words.lstrip()
+        end = SENTENCE_END.search(words)
+        return end is not None and end.group() == "?"
+
+
+Reader = Callable[[Statement], str | None]
+
+
+def last_stated(text: str, read: Reader, nouns: tuple[str, ...] = ("answer",)) -> str | None:
+    """What the text states last. `read(statement)`: what the words state, None where nothing, UNREADABLE where it is unclear."""
+    denied = []
+    for statement in statements(text, nouns):
+        if statement.asked:
+            continue
+        if statement.kind == "marker" and (no := DENIAL.match(statement.words)) is not None:
+            denied.append(read(Statement(statement.words[no.end() :], "marker")))
+            continue
+        found = read(statement)
+        if found is not None:
+            return None if found in denied else found or None
+    return None
+
 
 def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> Iterator[Statement]:
     """What may state the text's answer, the last first. `nouns`: what an answer is called."""
     text = own_part(text)
     for mark, kind in PLAIN_ENDS:
         at = text.rfind(mark, max(0, len(text) - PLAIN_LENGTH))
-        if at >= 0 and PLAIN_WORDS.match(text, at + len(mark)):
+        if at >= 0 and PLAIN_WORDS.match(text, at + len(mark)) and not _not_ours(text, at):
             yield Statement(text[at + len(mark) :], kind)
             break
+    last = True
+    supposed = []
+    for at, statement in marked(text, nouns):
+        if last and (back := _taken_back(text, at)) is not None:
+            yield from corrections(text[back:])
+            return
+        last = False
+        if not _supposed(text, at):
+            yield statement
+        elif SUPPOSED.search(statement.sentence) is None:
+            supposed.append(statement)
+    yield from unmarked(text)
+    yield from supposed
+
+
+def marked(text: str, nouns: tuple[str, ...]) -> Iterator[tuple[int, Statement]]:
+    """(place behind the marker, what it marks), the last first."""
     # `in` searches several times faster than rfind.
     marks = [(mark, initial) for mark, initial in _marks(nouns) if mark in text]
     end = len(text)
@@ -90,48 +214,130 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> Iterator[Stat
         end = at
         if mark == "####":
             if not HEADING.match(text, after):
-                yield Statement(text[after : after + WINDOW], "label")
+                yield after, Statement(text[after : after + WINDOW].lstrip().partition("\n")[0], "label")
         elif mark == "oxed":
-            if text[at - 2 : at] == "\\b" or text[at - 1 : at] == "\b":  # an unescaped \b in JSON or Python is a backspace
-                yield Statement(boxed(text, after), "box")
-        elif text[at - 1 : at].lower() == initial and not text[at - 2 : at - 1].isalpha():
-            link = PLAIN_LINK.match(text, after) or LINK.match(text, after)
+            if text[at - 2 : at] in ("\\b", "\\fb") or text[at - 1 : at] == "\b":  # an unescaped \b is a backspace
+                yield after, Statement(boxed(text, after), "box")
+        elif mark in ("Ans", "ANS"):
+            link = ABBREVIATED_LINK.match(text, after)
             if link is not None:
-                words = text[link.end() : link.end() + WINDOW]
-                yield Statement(words, "marker" if link["verb"] else "label")
-            elif text[at - 1] != initial and (link := BARE_LINK.match(text, after)) is not None:
-                yield Statement(text[link.end() : link.end() + WINDOW], "label")
-    yield from unmarked(text)
+                yield after, Statement(text[link.end() : link.end() + WINDOW], "label")
+        elif text[at - 1 : at].lower() == initial and not text[at - 2 : at - 1].isalpha():
+            found = _behind_noun(text, at, after, mentioned=initial not in "a")
+            if found is not None:
+                yield after, found
+
+
+def _behind_noun(text: str, at: int, after: int, mentioned: bool) -> Statement | None:
+    """What stands behind the noun that ends at `after`. `mentioned`: the noun is said of all options, not of the answer alone."""
+    before = text[max(0, at - 60) : at - 1]
+    if NOT_OURS.search(before):
+        return None
+    if mentioned:
+        link = MENTION.match(text, after)
+        if link is not None:
+            return Statement(text[link.end() : link.end() + WINDOW], "marker")
+        if not CHOSEN.search(before):
+            return None
+    link = PLAIN_LINK.match(text, after) or LINK.match(text, after)
+    if link is not None:
+        return Statement(text[link.end() : link.end() + WINDOW], "marker" if link["verb"] else "label")
+    if text[at - 2 : at - 1] == "<" and (link := TAG.match(text, after)) is not None:
+        return Statement(text[link.end() : link.end() + WINDOW].partition("<")[0], "box")
+    subject = SUBJECT.search(before)
+    if subject is not None and SUBJECT_END.match(text, after):
+        return Statement(SENTENCES.split(before[: subject.start()])[-1], "marker")
+    if (link := BARE_LINK.match(text, after)) is not None:
+        return Statement(text[link.end() : link.end() + WINDOW], "label")
+    return None
+
+
+def _not_ours(text: str, at: int) -> bool:
+    return NOT_OURS.search(text, max(0, at - 60), max(0, at - 1)) is not None
+
+
+def _supposed(text: str, at: int) -> bool:
+    """Whether the statement behind `at` says what the answer would be if."""
+    if "would" not in text[at : at + 12]:
+        return False
+    before, behind = SENTENCES.split(text[max(0, at - 150) : at])[-1], Statement(text[at : at + WINDOW], "marker").sentence
+    return SUPPOSED.search(before) is not None or SUPPOSED.search(behind) is not None
+
+
+def _taken_back(text: str, at: int) -> int | None:
+    """Where the correction of what stands at `at` begins; None where it stands."""
+    rest = text[at : at + MAX_REST]
+    if not any([word in rest for word in BACK_WORDS]):
+        return None
+    ends = [found.end() for found in TAKEN_BACK.finditer(rest)]
+    if not ends and (found := TAKEN_BACK_AT_ONCE.match(rest)) is not None:
+        ends.append(found.end())
+    return at + ends[-1] if ends and not UPHELD.search(rest, ends[-1]) else None
+
+
+def corrections(text: str) -> Iterator[Statement]:
+    """What a text may state behind the words by which it takes back its answer."""
+    yield from unmarked(text, last_only=True)
+    yield Statement(text.strip(" ,;:.-\u2014"), "marker")
 
 
 @functools.cache
 def _marks(nouns: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """What to search for backwards, and the letter before it, which may be a capital: searching for a few letters is fast."""
-    marks = [("####", ""), ("oxed", "")]
+    marks = [("####", ""), ("oxed", ""), ("Ans", ""), ("ANS", "")]
     for noun in nouns:
         marks += [(noun[1:], noun[0]), (noun[1:].upper(), noun[0])]
     return tuple(marks)
 
 
-def unmarked(text: str) -> Iterator[Statement]:
-    """The last sentence where it draws a conclusion, and the last line."""
+def unmarked(text: str, last_only: bool = False) -> Iterator[Statement]:
+    """The last sentence where it draws a conclusion, the last line, and the first line."""
     tail = text[-WINDOW:].rstrip()
-    sentence = next((piece for piece in reversed(SENTENCES.split(tail)) if re.search(r"\w", piece)), "")
+    pieces = [piece for piece in SENTENCES.split(tail) if re.search(r"\w", piece)]
+    while len(pieces) > 1 and FAREWELL.search(pieces[-1]):
+        tail = tail[: tail.rfind(pieces.pop())].rstrip()
+    sentence = pieces[-1] if pieces else ""
     cues = list(CONCLUSION.finditer(sentence))
     if cues:
         yield Statement(sentence[cues[-1].end() :], "conclusion")
-    yield Statement(tail.rpartition("\n")[2], "line")
+    line = tail.rpartition("\n")[2]
+    bold = BOLD_LINE.match(line)
+    if bold is not None and " " in bold["said"].strip():
+        yield Statement(bold["said"], "conclusion")
+    # Options that are told over state nothing by the last of them.
+    if not LETTERED.match(line) or len(set(LETTERED.findall(tail))) < 2:
+        yield Statement(line, "line")
+        if pieces and pieces[-1] != line and pieces[-1] in line:
+            yield Statement(pieces[-1], "line")
+    start = text.lstrip()[:WINDOW]
+    if not last_only and not LETTERED_TWICE.match(start) and re.search(r"[\n.,;]\s*\S|\sbecause\b", start):
+        yield Statement(start, "first")
 
 
 def own_part(text: str) -> str:
     """The text up to where the model goes on to another question or turn."""
-    if "<|" in text or "</s>" in text:
-        text = NEXT_TURN.split(text, maxsplit=1)[0]
+    if any([word in text for word in TURN_WORDS]):
+        text = next((part for part in NEXT_TURN.split(text) if part and not part.isspace()), text)
     # Nearly all texts have none of these words, and `in` is much faster than a regular expression.
-    if not any([word in text for word in NEXT_WORDS]):
-        return text
-    ends = [match.start() for match in NEXT_QUESTION.finditer(text) if text[: match.start()].strip()]
-    return text[: ends[0]] if ends else text
+    if any([word in text for word in NEXT_WORDS]):
+        text = text[: next(_ends(text), len(text))]
+    if "?" in text:
+        story = NEXT_STORY.search(text)
+        text = text if story is None else text[: story.end()]
+    return text
+
+
+def goes_on_to_another(text: str) -> bool:
+    """Whether the text was done with our question before it ended."""
+    return len(own_part(text)) < len(text)
+
+
+def _ends(text: str) -> Iterator[int]:
+    """Where the model goes on to another question; a numbered one may be a part of ours, where nothing was answered yet."""
+    for heading in NEXT_QUESTION.finditer(text):
+        before = text[: heading.start()]
+        if before.strip() and (heading["number"] is None or re.search("nswer|NSWER|####|oxed", before)):
+            yield heading.start()
 
 
 def boxed(text: str, start: int) -> str:

@@ -4,7 +4,7 @@ import functools
 import re
 
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.stated import Statement, statements
+from aft_ray.tasks.stated import UNREADABLE, Statement, last_stated
 from schemas import Verdict
 
 EDGES = " \t\r\n.,;:!?*_`\"'\u201c\u201d\u2018\u2019$"
@@ -12,13 +12,14 @@ EDGES = " \t\r\n.,;:!?*_`\"'\u201c\u201d\u2018\u2019$"
 
 def stated_text(text: str, choices: tuple[str, ...] = ()) -> str | None:
     """The line that states the answer, None where there is none."""
-    for statement in statements(text):
-        found = to_plain(statement.words.strip().partition("\n")[0]).strip(EDGES)
-        if found and statement.kind != "conclusion":
-            return found
-        if statement.final:
-            return None
-    return None
+    return last_stated(text, _read)
+
+
+def _read(statement: Statement) -> str | None:
+    found = to_plain(statement.words.strip().partition("\n")[0]).strip(EDGES)
+    if not found:
+        return UNREADABLE if statement.kind == "marker" else None
+    return found if statement.kind not in ("conclusion", "first") else None
 
 
 def compare_texts(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:
