@@ -9,6 +9,7 @@ many numbers it holds.
 import functools
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 Kind = Literal["marker", "box", "label", "conclusion", "line", "first"]
@@ -17,6 +18,7 @@ Kind = Literal["marker", "box", "label", "conclusion", "line", "first"]
 WINDOW = 400
 MAX_BOX = 2000
 MAX_REST = 5000
+MAX_MARKS = 30
 # What a reader returns for words that state something which is not one answer: nothing stated before them counts either.
 UNREADABLE = ""
 
@@ -26,8 +28,6 @@ NEXT_QUESTION = re.compile(
     r"\s*(?P<number>\d+)?\s*(?:[:.)]|[*_]+\s*:|[*_]+\s*\n)|\n\#+\s*(?:question|problem|example|exercise|instruction|input)\b",
     re.IGNORECASE,
 )
-NEXT_WORDS = ("uestion", "UESTION", "roblem", "ROBLEM", "xample", "xercise", "\nQ", "ser:", "uman:", "struction", "nput:")
-TURN_WORDS = ("<|", "</s>", "<eos>", "_of_turn>", "INST]", "<\uff5c")
 NEXT_TURN = re.compile(
     r"<\|[a-z_]+\|>|</s>|<eos>|<(?:start|end)_of_turn>(?:model\b|user\b)?|\[/?INST\]|<\uff5c[a-z\u2581]+\uff5c>", re.IGNORECASE
 )
@@ -36,7 +36,7 @@ NEXT_STORY = re.compile(
     r"####[^\n]*\n(?=(?:[^\n]*\n){0,9}?[^\n]*\?[ \t]*\n)|(?:\banswer is|^\W{0,9}[A-J][.)])[^\n]*\n[ \t]*\n(?=[^\n]*\?[ \t]*\n)"
 )
 # How most texts end, found much faster than by searching for every marker: a number or a letter, and nothing more.
-PLAIN_ENDS: tuple[tuple[str, Kind], ...] = (("#### ", "label"), ("nswer is ", "marker"), ("nswer is: ", "label"))
+PLAIN_ENDS: tuple[tuple[str, Kind], ...] = (("#### ", "label"), ("answer is ", "marker"), ("nswer is: ", "label"))
 PLAIN_WORDS = re.compile(r"[ $]*(?:-?\d[\d,.]*|\(?[A-J]\)?\.?)\s*$")
 PLAIN_LENGTH = 50
 # What stands between the noun ("answer") and what it is: an aside ("to the question"), then a verb, a colon or the line's end.
@@ -75,11 +75,47 @@ SUBJECT = re.compile(
     r"(?<!which)(?<!that)(?<!this)(?<!what)(?<!\bit)\s(?:is|was|must\s+be|would\s+be|has\s+to\s+be)\s+(?:(?:therefore|thus|clearly)\s+)?(?:the|my|our)\s+(?:\w+\s+)?$"
 )
 SUBJECT_END = re.compile(r"[*_]*(?:[.!,;)]|\s*$|\s*\n|\s+(?:because|since|as|here|to)\b)")
-# Said of an answer that is not the text's own, or of one that is only supposed.
-NOT_OURS = re.compile(
-    r"\b(?:other|wrong|incorrect|remaining|false|common|common\s+wrong|each|every|another|previous|these|this|if(?:\s+the)?|whether(?:\s+the)?)\s+(?:\w+\s+)?$"
-    r"|(?:^|[.!?\n]\s*)is\s+(?:the|this)\s+(?:\w+\s+)?$|\bsome\s+(?:\w+\s+)?(?:may|might|would)\s[^.\n]*$",
-    re.IGNORECASE,
+# Said of an answer that is not the text's own, or of one that is only supposed, asked for or reported: by the word before the
+# noun or the one before that; by the one before `the`.
+NOT_OURS = frozenset(
+    [
+        "other",
+        "wrong",
+        "incorrect",
+        "remaining",
+        "false",
+        "common",
+        "each",
+        "every",
+        "another",
+        "previous",
+        "these",
+        "this",
+        "if",
+        "whether",
+    ]
+)
+REPORTED = frozenset(
+    [
+        "if",
+        "whether",
+        "think",
+        "thought",
+        "say",
+        "says",
+        "said",
+        "assume",
+        "suppose",
+        "guess",
+        "that",
+        "check",
+        "verify",
+        "confirm",
+    ]
+)
+OURS = frozenset(["our", "the", "this", "my", "your"])
+ASKED = re.compile(
+    r"(?:^|[.!?\n]\s*)is\s+(?:the|this)\s+(?:\w+\s+)?$|\bsome\s+(?:\w+\s+)?(?:may|might|would)\s[^.\n]*$", re.IGNORECASE
 )
 SUPPOSED = re.compile(r"\bif\b|\bhad\s+(?:the|we|she|he|it|they)\b", re.IGNORECASE)
 # Taken back: by these words wherever they stand behind the answer, or by those right behind it.
@@ -112,7 +148,12 @@ BACK_WORDS = (
     "incorrect",
     "not ",
 )
+NO = re.compile(r"^\W*no\b\W*", re.IGNORECASE)
 UPHELD = re.compile(r"\b(?:yes|indeed|is\s+correct|is\s+right|confirmed|checks\s+out|still\s+holds)\b", re.IGNORECASE)
+# `$x = \\boxed{3}$ or $x = \\boxed{5}$` is one answer.
+JOINED_BOX = re.compile(
+    r"\\boxed\s*\{([^{}]*)\}\s*\$?\s*(?:,|,?\s*(?:\\text\s*\{\s*)?\b(?:and|or)\b\s*\}?)\s*(?:and\s+|or\s+)?\$?\s*(?:\\[a-z]+\s*)?(?:[a-z]\s*=\s*)?$"
+)
 OPENING, BRACE = re.compile(r"\s*\{"), re.compile(r"(?<!\\)[{}]")
 HEADING = re.compile(r"\s*(?:\*\*)?\s*(?:step\b|\d+\.\s+[A-Za-z])", re.IGNORECASE)
 CONCLUSION = re.compile(
@@ -155,6 +196,8 @@ class Statement(NamedTuple):
     @property
     def asked(self) -> bool:
         """Whether the first sentence is a question."""
+        if "?" not in self.words:
+            return False
         words = self.words.lstrip()
         end = SENTENCE_END.search(words)
         return end is not None and end.group() == "?"
@@ -183,12 +226,16 @@ def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> Iterator[Stat
     text = own_part(text)
     for mark, kind in PLAIN_ENDS:
         at = text.rfind(mark, max(0, len(text) - PLAIN_LENGTH))
-        if at >= 0 and PLAIN_WORDS.match(text, at + len(mark)) and not _not_ours(text, at):
+        if (
+            at >= 0
+            and PLAIN_WORDS.match(text, at + len(mark))
+            and not (kind == "marker" and _not_ours(text[max(0, at - 60) : at]))
+        ):
             yield Statement(text[at + len(mark) :], kind)
             break
     last = True
     supposed = []
-    for at, statement in marked(text, nouns):
+    for at, statement in islice(marked(text, nouns), MAX_MARKS):
         if last and (back := _taken_back(text, at)) is not None:
             yield from corrections(text[back:])
             return
@@ -231,7 +278,8 @@ def marked(text: str, nouns: tuple[str, ...]) -> Iterator[tuple[int, Statement]]
 def _behind_noun(text: str, at: int, after: int, mentioned: bool) -> Statement | None:
     """What stands behind the noun that ends at `after`. `mentioned`: the noun is said of all options, not of the answer alone."""
     before = text[max(0, at - 60) : at - 1]
-    if NOT_OURS.search(before):
+    in_box = before.rpartition("oxed{")[2] if "oxed{" in before else "}"
+    if _not_ours(before) or "}" not in in_box:
         return None
     if mentioned:
         link = MENTION.match(text, after)
@@ -245,15 +293,25 @@ def _behind_noun(text: str, at: int, after: int, mentioned: bool) -> Statement |
     if text[at - 2 : at - 1] == "<" and (link := TAG.match(text, after)) is not None:
         return Statement(text[link.end() : link.end() + WINDOW].partition("<")[0], "box")
     subject = SUBJECT.search(before)
-    if subject is not None and SUBJECT_END.match(text, after):
+    if subject is not None and "oxed" not in before and SUBJECT_END.match(text, after):
         return Statement(SENTENCES.split(before[: subject.start()])[-1], "marker")
     if (link := BARE_LINK.match(text, after)) is not None:
         return Statement(text[link.end() : link.end() + WINDOW], "label")
     return None
 
 
-def _not_ours(text: str, at: int) -> bool:
-    return NOT_OURS.search(text, max(0, at - 60), max(0, at - 1)) is not None
+def _not_ours(before: str) -> bool:
+    # `The answer is`, as nearly all texts have it, needs no closer look.
+    words = before[-30:].lower().split()
+    if before.endswith("The ") or not words:
+        return False
+    if words[-1] in NOT_OURS or (len(words) > 1 and words[-2] in NOT_OURS):
+        return True
+    if len(words) > 1 and words[-1] in OURS and words[-2] in REPORTED:
+        return words[-2] != "that" or (len(words) > 2 and words[-3] in REPORTED)
+    return (words[-1] in OURS or words[-2:-1] == ["is"] or "some" in before or "Some" in before) and ASKED.search(
+        before
+    ) is not None
 
 
 def _supposed(text: str, at: int) -> bool:
@@ -277,6 +335,7 @@ def _taken_back(text: str, at: int) -> int | None:
 
 def corrections(text: str) -> Iterator[Statement]:
     """What a text may state behind the words by which it takes back its answer."""
+    text = NO.sub("", text)
     yield from unmarked(text, last_only=True)
     yield Statement(text.strip(" ,;:.-\u2014"), "marker")
 
@@ -316,15 +375,26 @@ def unmarked(text: str, last_only: bool = False) -> Iterator[Statement]:
 
 def own_part(text: str) -> str:
     """The text up to where the model goes on to another question or turn."""
-    if any([word in text for word in TURN_WORDS]):
+    if _has_turns(text):
         text = next((part for part in NEXT_TURN.split(text) if part and not part.isspace()), text)
-    # Nearly all texts have none of these words, and `in` is much faster than a regular expression.
-    if any([word in text for word in NEXT_WORDS]):
+    if _has_headings(text):
         text = text[: next(_ends(text), len(text))]
     if "?" in text:
         story = NEXT_STORY.search(text)
         text = text if story is None else text[: story.end()]
     return text
+
+
+# Nearly all texts have none of these, and `in` is much faster than a regular expression.
+def _has_turns(t: str) -> bool:
+    return "|>" in t or "</s>" in t or "<eos>" in t or "_turn>" in t or "INST]" in t or (not t.isascii() and "\uff5c" in t)
+
+
+def _has_headings(t: str) -> bool:
+    return (
+        "uestion" in t or "roblem" in t or "xample" in t or "\nQ" in t or "xercise" in t or "ser:" in t or "uman:" in t
+        or "struction" in t or "nput:" in t or "UESTION" in t or "ROBLEM" in t
+    )  # fmt: skip
 
 
 def goes_on_to_another(text: str) -> bool:
@@ -341,13 +411,18 @@ def _ends(text: str) -> Iterator[int]:
 
 
 def boxed(text: str, start: int) -> str:
-    """What stands in the braces that open behind `start`; where they do not close, the rest of the line."""
+    """What stands in the braces that open behind `start`; where they do not close, the rest of the line.
+
+    A box that goes on a list (`\\boxed{3} and \\boxed{5}`) holds the whole list.
+    """
     opening = OPENING.match(text, start)
     if opening is None:
         return text[start : start + WINDOW].partition("\n")[0]
+    joined = JOINED_BOX.search(text, max(0, start - 120), start - len("\\boxed"))
+    before = "" if joined is None else f"{joined[1]}, "
     depth, begin = 1, opening.end()
     for brace in BRACE.finditer(text, begin, begin + MAX_BOX):
         depth += 1 if brace.group() == "{" else -1
         if depth == 0:
-            return text[begin : brace.start()]
-    return text[begin : begin + MAX_BOX].partition("\n")[0]
+            return before + text[begin : brace.start()]
+    return before + text[begin : begin + MAX_BOX].partition("\n")[0]

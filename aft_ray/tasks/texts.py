@@ -2,24 +2,38 @@
 
 import functools
 import re
+import unicodedata
 
 from aft_ray.tasks.latex import to_plain
 from aft_ray.tasks.stated import UNREADABLE, Statement, last_stated
 from schemas import Verdict
 
-EDGES = " \t\r\n.,;:!?*_`\"'\u201c\u201d\u2018\u2019$"
+EDGES = " \t\r\n.,;:!?*_`\"'\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb()[]$\u2022-"
+# A line without a marker states an answer where it is hardly more than that.
+MAX_WORDS = 6
+REFUSED = re.compile(
+    r"\b(?:do\s+not\s+know|don't\s+know|not\s+sure|cannot|can't|sorry|unclear|unable|let\s+me|it\s+depends|i\s+think\s+so)\b",
+    re.IGNORECASE,
+)
+SAID_BEFORE = re.compile(r"^(?:a|ans|final)\s*:\s*", re.IGNORECASE)
+REASON = re.compile(r",?\s+(?:because|since)\b.*$", re.IGNORECASE | re.DOTALL)
+THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 
 
 def stated_text(text: str, choices: tuple[str, ...] = ()) -> str | None:
     """The line that states the answer, None where there is none."""
-    return last_stated(text, _read)
+    return last_stated(THOUGHT.sub("", text), _read)
 
 
 def _read(statement: Statement) -> str | None:
-    found = to_plain(statement.words.strip().partition("\n")[0]).strip(EDGES)
-    if not found:
+    found = to_plain(statement.words.strip().partition("\n")[0]).replace("\u2019", "'").strip(EDGES)
+    if not found or REFUSED.search(Statement(found, "line").sentence):
         return UNREADABLE if statement.kind == "marker" else None
-    return found if statement.kind not in ("conclusion", "first") else None
+    if statement.kind in ("line", "first") and len(SAID_BEFORE.sub("", found).split()) > MAX_WORDS:
+        return None
+    if statement.kind == "conclusion":
+        return None
+    return REASON.sub("", SAID_BEFORE.sub("", found) if statement.kind in ("line", "first") else found)
 
 
 def compare_texts(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:
@@ -32,4 +46,10 @@ def compare_texts(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> V
 
 @functools.lru_cache(maxsize=4096)
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(EDGES)
+    """Without case, articles, surplus white space, and the typography of quotes, accents and abbreviations."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("&", " and ").replace("\u2019", "'").replace("_", "")
+    words = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text).split()
+    if len(words) > 1 and words[0] in ("a", "an", "the"):
+        words = words[1:]
+    folded = re.sub(r"(?<=\b\w)\.\s?(?=\w\b)", "", " ".join(words).strip(EDGES))
+    return re.sub(r"(?<=\d) (?=[a-z]{1,2}\b)", "", folded)
