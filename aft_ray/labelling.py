@@ -27,7 +27,8 @@ def label_group(group: CandidateGroup, task: Task, config: LabellingConfig) -> C
             checked = checked.model_copy(update={"label": "dropped", "reason": "duplicate"})
         seen.add(same)
         labelled.append(reward_candidate(checked, group.question, config))
-    return group.model_copy(update={"candidates": rank_candidates(labelled)})
+    greedy = None if group.greedy is None else check_candidate(group.greedy, group.question, task, config)
+    return group.model_copy(update={"candidates": rank_candidates(labelled), "greedy": greedy})
 
 
 def check_candidate(candidate: Candidate, question: Question, task: Task, config: LabellingConfig) -> Candidate:

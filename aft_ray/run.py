@@ -1,6 +1,7 @@
 """The run: the stages in order, each skipped when its result is there and still valid.
 
-questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`
+questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`; the VFT model's own
+evaluation comes out of the sampling
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer
 from aft_ray.cluster import check_resources, connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
+from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.progress import StageProgress
@@ -122,8 +124,8 @@ class Run:
             Stage("vft", {"vft": vft, "model": base} | weights | seed, ("questions",), self.make_vft),
             Stage("sample", candidates, ("questions", "vft"), self.make_candidates, self.relabel, renewable=("labelling",)),
             Stage("align", {"alignment": alignment} | weights | seed, ("vft", "sample"), self.make_aligned),
-            Stage("evaluate-vft", {}, ("vft", "sample"), lambda out: self.make_evaluation("evaluate-vft", "vft", out)),
-            Stage("evaluate-aft", {}, ("align", "sample"), lambda out: self.make_evaluation("evaluate-aft", "align", out)),
+            Stage("evaluate-vft", {}, ("sample",), self.make_sampler_evaluation),
+            Stage("evaluate-aft", {}, ("align", "sample"), self.make_evaluation),
         ]
 
     def ensure(self, stage: Stage, manifests: dict[str, StageManifest]) -> tuple[StageManifest, bool]:
@@ -221,13 +223,24 @@ class Run:
         check_each_once([question.question_id for question in self.questions], [g.question.question_id for g in records])
         return count_labels(records)
 
-    def make_evaluation(self, stage: str, model: str, out: Path) -> dict[str, int]:
-        connect(self.folder)
-        held_out = [question.question_id for question in self.questions if question.split != "train"]
+    def make_sampler_evaluation(self, out: Path) -> dict[str, int]:
+        groups = read_parquet(self.folder / "sample" / "groups", CandidateGroup)
+        records = [evaluation_of_sampler(group) for group in groups if group.question.split != "train"]
         evaluations = empty_folder(out / "evaluations")
-        with StageProgress(self.console, stage, len(held_out), "questions") as counter:
-            evaluate_model(self.folder / "sample" / "groups", evaluations, self.engine_settings(model), counter)
+        write_parquet(evaluations / "evaluations.parquet", Evaluation, records)
+        return self.count_verdicts(evaluations)
+
+    def make_evaluation(self, out: Path) -> dict[str, int]:
+        connect(self.folder)
+        evaluations = empty_folder(out / "evaluations")
+        held_out = sum(question.split != "train" for question in self.questions)
+        with StageProgress(self.console, "evaluate-aft", held_out, "questions") as counter:
+            evaluate_model(self.folder / "sample" / "groups", evaluations, self.engine_settings("align"), counter)
+        return self.count_verdicts(evaluations)
+
+    def count_verdicts(self, evaluations: Path) -> dict[str, int]:
         records = read_parquet(evaluations, Evaluation)
+        held_out = [question.question_id for question in self.questions if question.split != "train"]
         check_each_once(held_out, [record.question_id for record in records])
         verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
         return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}

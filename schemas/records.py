@@ -87,6 +87,9 @@ class CandidateGroup(Record):
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     max_new_tokens: Count
+    greedy: Candidate | None = Field(
+        None, description="of a held-out question: the sampling model's own greedy chain; None where the prompt is too long"
+    )
 
     @model_validator(mode="after")
     def _each_index_once(self) -> "CandidateGroup":

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from aft_ray.evaluation.statistics import mean_interval, paired_means_p, paired_proportions_p, proportion_interval
-from schemas import Evaluation
+from schemas import CandidateGroup, Evaluation
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,23 @@ class Measures:
     pairs: int
     positive_scores: list[float]
     negative_scores: list[float]
+
+
+def evaluation_of_sampler(group: CandidateGroup) -> Evaluation:
+    """What the model that sampled a held-out group does on its question: all of it is known from the sampling."""
+    scores = {
+        label: tuple(c.score for c in group.candidates if c.label == label and c.score is not None)
+        for label in ("positive", "negative")
+    }
+    paired = all(scores.values())
+    return Evaluation(
+        question_id=group.question.question_id,
+        task=group.question.task,
+        model=group.model,
+        greedy=group.greedy,
+        positive_scores=scores["positive"] if paired else (),
+        negative_scores=scores["negative"] if paired else (),
+    )
 
 
 def measure(evaluations: Sequence[Evaluation]) -> Measures:

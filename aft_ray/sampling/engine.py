@@ -84,6 +84,11 @@ class Engine:
         output = await self._run(prompt_ids, parameters)
         return tuple(self._candidate(sample) for sample in sorted(output.outputs, key=lambda sample: sample.index))
 
+    async def greedy(self, prompt_ids: Sequence[int]) -> Candidate:
+        """The chain of the most likely tokens."""
+        (chain,) = await self.sample(prompt_ids, n=1, temperature=0.0, top_p=1.0, seed=0)
+        return chain
+
     async def score(self, prompt_ids: Sequence[int], chains: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """s(c) of each chain behind the prompt: per-token mean log-likelihood, nats."""
         return tuple(await asyncio.gather(*(self._score(prompt_ids, chain) for chain in chains)))

@@ -23,7 +23,11 @@ BLOCKS_IN_FLIGHT = 16
 
 
 class SamplingActor:
-    """Question -> CandidateGroup, not yet labelled: one request a question, with n = k."""
+    """Question -> CandidateGroup, not yet labelled: one request a question, with n = k.
+
+    Of a held-out question also the greedy chain, and the candidates' scores as an evaluation has them: so the model that
+    samples is evaluated with no engine but this one.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -37,16 +41,28 @@ class SamplingActor:
         config = self.settings.sampling
         seed = request_seed(self.settings.seed, question.question_id)
         prompt = question.prompt_ids
-        fits = len(prompt) <= config.max_prompt_tokens
-        return CandidateGroup(
+        group = CandidateGroup(
             question=question,
-            candidates=await self.engine.sample(prompt, config.k, config.temperature, config.top_p, seed) if fits else (),
+            candidates=(),
             model=self.settings.model_fingerprint,
             seed=seed,
             temperature=config.temperature,
             top_p=config.top_p,
             max_new_tokens=config.max_new_tokens,
         )
+        if len(prompt) > config.max_prompt_tokens:
+            return group
+        candidates = await self.engine.sample(prompt, config.k, config.temperature, config.top_p, seed)
+        if question.split == "train":
+            return group.model_copy(update={"candidates": candidates})
+        greedy, scores = await asyncio.gather(
+            self.engine.greedy(prompt), self.engine.score(prompt, [candidate.token_ids for candidate in candidates])
+        )
+        scored = [
+            candidate.model_copy(update={"log_likelihood": min(0.0, score * len(candidate.token_ids))})
+            for candidate, score in zip(candidates, scores, strict=True)
+        ]
+        return group.model_copy(update={"candidates": tuple(scored), "greedy": greedy})
 
 
 class EvaluationActor:
@@ -76,9 +92,7 @@ class EvaluationActor:
         negatives = [c.token_ids for c in group.candidates if c.label == "negative"]
         # Assessment compares pairs: where there is no pair there is nothing to score.
         chains = [*positives, *negatives] if positives and negatives else []
-        (greedy,), scores = await asyncio.gather(
-            self.engine.sample(prompt, n=1, temperature=0.0, top_p=1.0, seed=0), self.engine.score(prompt, chains)
-        )
+        greedy, scores = await asyncio.gather(self.engine.greedy(prompt), self.engine.score(prompt, chains))
         return Evaluation(
             question_id=question.question_id,
             task=question.task,

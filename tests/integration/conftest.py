@@ -32,7 +32,7 @@ def small_config(tiny_llama, tmp_path_factory) -> RunConfig:
             k=K, max_prompt_tokens=120, max_new_tokens=60, candidates_file=write_candidates(task, folder / "candidates.jsonl")
         ),
         alignment=AlignmentConfig(learning_rate=1e-4, epochs=1, questions_per_step=8),
-        resources=ResourcesConfig(training_workers=2, sampling_actors=(2, 2), zero_stage=2),
+        resources=ResourcesConfig(training_workers=2, sampling_actors=(1, 1), zero_stage=2),
     )
 
 
