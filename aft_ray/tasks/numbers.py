@@ -9,7 +9,7 @@ import unicodedata
 from fractions import Fraction
 
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.stated import UNREADABLE, Statement, last_stated
+from aft_ray.tasks.stated import SENTENCES, UNREADABLE, Statement, last_stated
 from schemas import Verdict
 
 # Longer ones are no answers, and Python refuses to read some of them.
@@ -204,8 +204,10 @@ def _read_line(line: str) -> str | None:
     bold = BOLD.findall(line)
     if len(bold) == 1 and (inside := _read_sentence(bold[0])):
         return inside
-    if "=" in words and not DOUBT.search(words):
-        return _result(words.rpartition("=")[2])
+    # Of an equation only where no other sentence follows: `9+28=37. The jar` breaks off before it states anything.
+    last = SENTENCES.split(words.rstrip())[-1]
+    if "=" in last and not DOUBT.search(last):
+        return _result(last.rpartition("=")[2])
     if begins is not None and WHOLE.match(words, begins.end()) and not re.match(r"\s*[-\u2022*]\s", line):
         return _plain(begins)
     spelled = SPELLED.fullmatch(words.strip(" .*_"))
