@@ -208,6 +208,10 @@ Reader = Callable[[Statement], str | None]
 
 def last_stated(text: str, read: Reader, nouns: tuple[str, ...] = ("answer",)) -> str | None:
     """What the text states last. `read(statement)`: what the words state, None where nothing, UNREADABLE where it is unclear."""
+    text = own_part(text)
+    plain = plain_end(text)
+    if plain is not None and (found := read(plain)):
+        return found
     denied = []
     for statement in statements(text, nouns):
         if statement.asked:
@@ -221,18 +225,18 @@ def last_stated(text: str, read: Reader, nouns: tuple[str, ...] = ("answer",)) -
     return None
 
 
-def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> Iterator[Statement]:
-    """What may state the text's answer, the last first. `nouns`: what an answer is called."""
-    text = own_part(text)
+def plain_end(text: str) -> Statement | None:
+    """How most texts end: a marker, a number or a letter, and nothing more."""
     for mark, kind in PLAIN_ENDS:
         at = text.rfind(mark, max(0, len(text) - PLAIN_LENGTH))
-        if (
-            at >= 0
-            and PLAIN_WORDS.match(text, at + len(mark))
-            and not (kind == "marker" and _not_ours(text[max(0, at - 60) : at]))
-        ):
-            yield Statement(text[at + len(mark) :], kind)
-            break
+        if at >= 0 and PLAIN_WORDS.match(text, at + len(mark)):
+            ours = kind == "label" or not _not_ours(text[max(0, at - 60) : at])
+            return Statement(text[at + len(mark) :], kind) if ours else None
+    return None
+
+
+def statements(text: str, nouns: tuple[str, ...] = ("answer",)) -> Iterator[Statement]:
+    """What may state the answer of our part of a text, the last first. `nouns`: what an answer is called."""
     last = True
     supposed = []
     for at, statement in islice(marked(text, nouns), MAX_MARKS):
