@@ -21,7 +21,7 @@ from aft_ray.isolated import Isolated
 from aft_ray.storage import atomic_file
 from aft_ray.tasks.answers import Answer, Check, check_answer
 from aft_ray.tasks.choices import LETTERS, read_choices
-from aft_ray.tasks.stated import goes_on_to_another
+from aft_ray.tasks.own_part import goes_on_to_another
 
 LINES_AT_A_TIME = 10_000
 

@@ -12,7 +12,7 @@ from aft_ray.isolated import shared
 from aft_ray.tasks import Task
 from aft_ray.tasks.answers import Check, check_answer
 from aft_ray.tasks.equations import equations, false_equation
-from aft_ray.tasks.stated import goes_on_to_another
+from aft_ray.tasks.own_part import goes_on_to_another
 from schemas import Candidate, CandidateGroup, Label, Question
 
 

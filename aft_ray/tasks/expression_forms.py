@@ -70,7 +70,7 @@ BASES = {
 LETTERS = re.compile(r"^\(?[A-Z]\)?(?:,\(?[A-Z]\)?)*$")
 COMPARISON = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
 SET_OF = re.compile(r"^\\\{\s*[a-z]\s*(?::|\\mid|\|)\s*(.*)\\\}$")
-MEMBER = re.compile(r"^[a-z](?:\([a-z]\))?\s*\\in\s*")
+MEMBER = re.compile(r"^[a-z](?:\([a-z]\))?\s*\\in\s*(?=[\[({\\])")
 # The left side of `x = 5`, `f(2) = 5`, `\angle A = 5`, `3 \cdot 4 = 12`: nothing that the right side answers only in part.
 NAMES = re.compile(
     r"^(?:\\(?:angle|triangle|text|overline|mathrm|det|max|min|sin|cos|tan|log)\s*)*"

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from aft_ray.tasks.expression_forms import (
     MAX_LENGTH,
+    MEMBER,
     TEXT,
     as_interval,
     as_text,
@@ -119,7 +120,7 @@ def normal(said: str, wanted: str) -> tuple[str, str, bool] | None:
         if found is None or asked is None:
             return None
         said, wanted = found, asked
-    said, wanted = (re.sub(r"^[a-z](?:\([a-z]\))?\s*\\in\s*(?=[\[({\\])", "", text) for text in (said, wanted))
+    said, wanted = (MEMBER.sub("", text) for text in (said, wanted))
     if is_interval(wanted) != is_interval(said):
         said, wanted = as_interval(said) or said, as_interval(wanted) or wanted
     said = re.sub(r"\s*(?:\\text\s*\{\s*or\s*\}|\bor\b)\s*", r"\\cup ", said) if is_interval(wanted) else said

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Literal, NamedTuple
 
+from aft_ray.tasks.own_part import own_part
+
 Kind = Literal["marker", "box", "label", "conclusion", "line", "first"]
 
 # An answer is short, and a text can be anything: what follows a marker is read no farther than this.
@@ -22,19 +24,6 @@ MAX_MARKS = 30
 # What a reader returns for words that state something which is not one answer: nothing stated before them counts either.
 UNREADABLE = ""
 
-# The model goes on to a question of its own, or to another turn: no part of the answer to ours.
-NEXT_QUESTION = re.compile(
-    r"\n[\s#>*_]{0,20}(?:(?:next|new|another|follow-up)\s+)?(?:question|problem|example|exercise|q|human|user|instruction|input)"
-    r"\s*(?P<number>\d+)?\s*(?:[:.)]|[*_]+\s*:|[*_]+\s*\n)|\n\#+\s*(?:question|problem|example|exercise|instruction|input)\b",
-    re.IGNORECASE,
-)
-NEXT_TURN = re.compile(
-    r"<\|[a-z_]+\|>|</s>|<eos>|<(?:start|end)_of_turn>(?:model\b|user\b)?|\[/?INST\]|<\uff5c[a-z\u2581]+\uff5c>", re.IGNORECASE
-)
-# After `#### 15` (or `The answer is 15.`, or an option, and an empty line) another story that ends in a question.
-NEXT_STORY = re.compile(
-    r"####[^\n]*\n(?=(?:[^\n]*\n){0,9}?[^\n]*\?[ \t]*\n)|(?:\banswer is|^\W{0,9}[A-J][.)])[^\n]*\n[ \t]*\n(?=[^\n]*\?[ \t]*\n)"
-)
 # How most texts end, found much faster than by searching for every marker: a number or a letter, and nothing more.
 PLAIN_ENDS: tuple[tuple[str, Kind], ...] = (("#### ", "label"), ("answer is ", "marker"), ("nswer is: ", "label"))
 PLAIN_WORDS = re.compile(r"[ $]*(?:-?\d[\d,.]*|\(?[A-J]\)?\.?)\s*$")
@@ -78,41 +67,13 @@ SUBJECT_END = re.compile(r"[*_]*(?:[.!,;)]|\s*$|\s*\n|\s+(?:because|since|as|her
 # Said of an answer that is not the text's own, or of one that is only supposed, asked for or reported: by the word before the
 # noun or the one before that; by the one before `the`.
 NOT_OURS = frozenset(
-    [
-        "other",
-        "wrong",
-        "incorrect",
-        "remaining",
-        "false",
-        "common",
-        "each",
-        "every",
-        "another",
-        "previous",
-        "these",
-        "this",
-        "if",
-        "whether",
-    ]
-)
+    ("other", "wrong", "incorrect", "remaining", "false", "common", "each", "every",
+     "another", "previous", "these", "this", "if", "whether")
+)  # fmt: skip
 REPORTED = frozenset(
-    [
-        "if",
-        "whether",
-        "think",
-        "thought",
-        "say",
-        "says",
-        "said",
-        "assume",
-        "suppose",
-        "guess",
-        "that",
-        "check",
-        "verify",
-        "confirm",
-    ]
-)
+    ("if", "whether", "think", "thought", "say", "says", "said", "assume", "suppose", "guess", "that",
+     "check", "verify", "confirm")
+)  # fmt: skip
 OURS = frozenset(["our", "the", "this", "my", "your"])
 ASKED = re.compile(
     r"(?:^|[.!?\n]\s*)is\s+(?:the|this)\s+(?:\w+\s+)?$|\bsome\s+(?:\w+\s+)?(?:may|might|would)\s[^.\n]*$", re.IGNORECASE
@@ -375,43 +336,6 @@ def unmarked(text: str, last_only: bool = False) -> Iterator[Statement]:
     start = text.lstrip()[:WINDOW]
     if not last_only and not LETTERED_TWICE.match(start) and re.search(r"[\n.,;]\s*\S|\sbecause\b", start):
         yield Statement(start, "first")
-
-
-def own_part(text: str) -> str:
-    """The text up to where the model goes on to another question or turn."""
-    if _has_turns(text):
-        text = next((part for part in NEXT_TURN.split(text) if part and not part.isspace()), text)
-    if _has_headings(text):
-        text = text[: next(_ends(text), len(text))]
-    if "?" in text:
-        story = NEXT_STORY.search(text)
-        text = text if story is None else text[: story.end()]
-    return text
-
-
-# Nearly all texts have none of these, and `in` is much faster than a regular expression.
-def _has_turns(t: str) -> bool:
-    return "|>" in t or "</s>" in t or "<eos>" in t or "_turn>" in t or "INST]" in t or (not t.isascii() and "\uff5c" in t)
-
-
-def _has_headings(t: str) -> bool:
-    return (
-        "uestion" in t or "roblem" in t or "xample" in t or "\nQ" in t or "xercise" in t or "ser:" in t or "uman:" in t
-        or "struction" in t or "nput:" in t or "UESTION" in t or "ROBLEM" in t
-    )  # fmt: skip
-
-
-def goes_on_to_another(text: str) -> bool:
-    """Whether the text was done with our question before it ended."""
-    return len(own_part(text)) < len(text)
-
-
-def _ends(text: str) -> Iterator[int]:
-    """Where the model goes on to another question; a numbered one may be a part of ours, where nothing was answered yet."""
-    for heading in NEXT_QUESTION.finditer(text):
-        before = text[: heading.start()]
-        if before.strip() and (heading["number"] is None or re.search("nswer|NSWER|####|oxed", before)):
-            yield heading.start()
 
 
 def boxed(text: str, start: int) -> str:
