@@ -125,6 +125,8 @@ def prepare_environment(resources: ResourcesConfig) -> None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(resources.kv_cache_gib)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(resources.cpus_per_sampling_actor)))
+        # The model runs in the engine's own process: one process less to start, and nothing passed between the two.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 def request_seed(run_seed: int, question_id: str) -> int:

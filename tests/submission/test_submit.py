@@ -17,7 +17,7 @@ import ray
 ROOT = Path(__file__).parent.parent.parent
 SMALL = """
     --vft.epochs 1 --alignment.epochs 1 --task.difficulty 1 --task.train_questions 16 --task.references 16 --task.test_questions 8
-    --sampling.k 2 --resources.sampling_actors [1,1]
+    --sampling.k 2 --resources.sampling_actors [1,1] --resources.training_workers 1
 """
 
 
