@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-LossName = Literal["unconstrained", "dc", "bc"]
+from aft_ray.losses import LOSSES
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Column = Annotated[str, Field(min_length=1)]
@@ -164,10 +165,15 @@ class LabellingConfig(Settings):
 class AlignmentConfig(TrainingConfig):
     """L = vft_weight * L_VFT + weight * L_A."""
 
-    loss: LossName = Field("bc", description="L_A: unconstrained, dc (detached constraint) or bc (boundary constraint)")
-    beta: Annotated[float, Field(ge=0)] = Field(
-        0.2, description="bc: the boundary lies this far below the worst positive, nats per token"
+    loss: Annotated[str, Field(pattern=rf"^({'|'.join(LOSSES)}|{FUNCTION})$")] = Field(
+        "bc", description=f"L_A (docs/losses.md): {', '.join(LOSSES)}, or a function of yours as module:name"
     )
+    beta: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        0.2,
+        description="of the losses with a boundary: it lies this far below the worst positive, nats per token; auto: found from "
+        "the sampler's own scores",
+    )
+    options: dict[str, float] = Field({}, description="of the loss, by name, as in {gamma: 0.5} for simpo")
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_A")
     vft_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_VFT")
     vft_covers: Literal["reference", "reference+positives"] = Field("reference", description="the chains that L_VFT runs over")
@@ -176,12 +182,17 @@ class AlignmentConfig(TrainingConfig):
 
 class EvaluationConfig(Settings):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
+    samples: bool = Field(
+        True, description="sample k chains of each held-out question from the aligned model too, for maj@k and pass@k"
+    )
 
 
 class ResourcesConfig(Settings):
     """What the run takes of the cluster."""
 
-    training_workers: Positive = Field(2, description="Ray Train workers, one process each")
+    training_workers: Annotated[int, Field(ge=0)] = Field(
+        2, description="Ray Train workers, one process each; 0: in this process, without recovery, for small models"
+    )
     sampling_actors: tuple[Positive, Positive] = Field((1, 2), description="smallest and largest number of vLLM actors")
     gpus_per_training_worker: Annotated[float, Field(ge=0)] = 0
     gpus_per_sampling_actor: Annotated[int, Field(ge=0)] = Field(0, description="vLLM's tensor-parallel size; 0: on the CPU")
@@ -214,6 +225,9 @@ class RunConfig(Settings):
     sampling: SamplingConfig = SamplingConfig()
     labelling: LabellingConfig = LabellingConfig()
     alignment: AlignmentConfig = AlignmentConfig()
+    rounds: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="times that the model of last is sampled, and aligned on what it says now"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
 

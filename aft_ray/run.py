@@ -1,7 +1,8 @@
 """The run: the stages in order, each skipped when its result is there and still valid.
 
 questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`; the VFT model's own
-evaluation comes out of the sampling
+evaluation comes out of the sampling. Before align, reference where the loss needs it. A further round is sample-2 -> align-2 ->
+evaluate-aft-2, and so on, each from the model of the round before.
 """
 
 import hashlib
@@ -11,18 +12,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.actor import ActorHandle
 from rich.console import Console
 from transformers import AutoTokenizer
 
 from aft_ray.cluster import check_resources, connect
-from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
+from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
+from aft_ray.losses import bound_loss, loss_function, needs_reference
 from aft_ray.progress import StageProgress
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
@@ -38,9 +42,9 @@ from aft_ray.storage import (
     write_atomically,
 )
 from aft_ray.tasks import BadInputError, make_tasks
-from aft_ray.training.trainer import run_training
+from aft_ray.training.trainer import run_training, score_references
 from aft_ray.training.worker import TrainingJob
-from schemas import CandidateGroup, Evaluation, Question, Record, StageManifest, read_parquet, write_parquet
+from schemas import CandidateGroup, Evaluation, Question, Record, ReferenceScores, StageManifest, read_parquet, write_parquet
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Run:
         self.config = config
         self.console = console
         check_model(config.model.path)
+        check_loss(config.alignment)
         check_resources(config.resources)
         self.tasks = make_tasks(config.task)
         tokenizer = AutoTokenizer.from_pretrained(config.model.path)
@@ -99,8 +104,11 @@ class Run:
         summary = summarise(
             self.config,
             trained={question.task for question in self.questions if question.split == "train"},
-            vft=read_parquet(self.folder / "evaluate-vft" / "evaluations", Evaluation),
-            aft=read_parquet(self.folder / "evaluate-aft" / "evaluations", Evaluation),
+            evaluations={
+                name.removeprefix("evaluate-"): read_parquet(self.folder / name / "evaluations", Evaluation)
+                for name in manifests
+                if name.startswith("evaluate-")
+            },
             stages=rows,
         )
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -108,25 +116,46 @@ class Run:
 
     def stages(self) -> list[Stage]:
         config = self.config
-        base = {"fingerprint": model_fingerprint(config.model.path), "precision": config.model.precision}
-        prompt, vft, sampling, labelling, alignment = (
-            part.model_dump(mode="json")
-            for part in (config.prompt, config.vft, config.sampling, config.labelling, config.alignment)
-        )
         # A weight says how often training sees a question; the questions are the same.
         task = config.task.model_dump(mode="json", exclude={"weight": True, "parts": {"__all__": {"weight"}}})
-        weights = {"task_weights": self.task_weights()}
+        base = {"fingerprint": model_fingerprint(config.model.path), "precision": config.model.precision}
+        questions = {"task": task, "prompt": config.prompt.model_dump(mode="json"), "content": content_of(self.questions)}
+        vft = {"vft": config.vft.model_dump(mode="json"), "model": base, "task_weights": self.task_weights()}
         seed = {"seed": config.seed}
-        questions = {"task": task, "prompt": prompt, "content": content_of(self.questions)} | seed
-        candidates = {"sampling": sampling, "labelling": labelling, "given": content_of(self.given)} | seed
+        first, *further = [self.round_stages(number) for number in range(1, config.rounds + 1)]
         return [
-            Stage("questions", questions, (), self.make_questions),
-            Stage("vft", {"vft": vft, "model": base} | weights | seed, ("questions",), self.make_vft),
-            Stage("sample", candidates, ("questions", "vft"), self.make_candidates, self.relabel, renewable=("labelling",)),
-            Stage("align", {"alignment": alignment} | weights | seed, ("vft", "sample"), self.make_aligned),
+            Stage("questions", questions | seed, (), self.make_questions),
+            Stage("vft", vft | seed, ("questions",), self.make_vft),
+            *first[:-1],
             Stage("evaluate-vft", {}, ("sample",), self.make_sampler_evaluation),
-            Stage("evaluate-aft", {}, ("align", "sample"), self.make_evaluation),
+            first[-1],
+            *(stage for stages in further for stage in stages),
         ]
+
+    def round_stages(self, number: int) -> list[Stage]:
+        """Sampling from the model of the round before (in the first one, VFT's), alignment, evaluation."""
+        config, sampler = self.config, self.sampler(number)
+        sample, reference, align, evaluate = (in_round(name, number) for name in ("sample", "reference", "align", "evaluate-aft"))
+        sampling, labelling, alignment = (
+            part.model_dump(mode="json") for part in (config.sampling, config.labelling, config.alignment)
+        )
+        seed = {"seed": config.seed + number - 1}
+        candidates = {"sampling": sampling, "labelling": labelling, "given": content_of(self.given if number == 1 else [])}
+        make, renew = partial(self.make_candidates, number), partial(self.relabel, number)
+        stages = [Stage(sample, candidates | seed, ("questions", sampler), make, renew, renewable=("labelling",))]
+        if needs_reference(loss_function(config.alignment.loss)):
+            scored = {"max_tokens": config.alignment.max_tokens, "start_from": config.alignment.start_from}
+            stages.append(Stage(reference, scored, (sampler, sample), partial(self.make_references, number)))
+        trained = {"alignment": alignment, "task_weights": self.task_weights()}
+        inputs = (sampler, *(stage.name for stage in stages))
+        stages.append(Stage(align, trained | seed, inputs, partial(self.make_aligned, number)))
+        evaluation = {"samples": config.evaluation.samples}
+        stages.append(Stage(evaluate, evaluation, (align, "sample"), partial(self.make_evaluation, number)))
+        return stages
+
+    def sampler(self, number: int) -> str:
+        """The stage whose model is sampled in that round."""
+        return "vft" if number == 1 else in_round("align", number - 1)
 
     def ensure(self, stage: Stage, manifests: dict[str, StageManifest]) -> tuple[StageManifest, bool]:
         """The stage's manifest, and whether it was there already."""
@@ -178,50 +207,99 @@ class Run:
     def make_vft(self, out: Path) -> dict[str, int]:
         return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
 
-    def make_aligned(self, out: Path) -> dict[str, int]:
-        start = self.config.model.path if self.config.alignment.start_from == "base" else self.folder / "vft" / "model"
-        return self.train("align", self.config.alignment, start, self.folder / "sample" / "groups", out)
+    def make_aligned(self, number: int, out: Path) -> dict[str, int]:
+        references = self.folder / in_round("reference", number)
+        return self.train(
+            in_round("align", number),
+            self.config.alignment,
+            self.start_of(number),
+            self.folder / in_round("sample", number) / "groups",
+            out,
+            seed=self.config.seed + number - 1,
+            references=references if needs_reference(loss_function(self.config.alignment.loss)) else None,
+        )
 
-    def train(self, stage: str, training: TrainingConfig, start: Path, records: Path, out: Path) -> dict[str, int]:
+    def start_of(self, number: int) -> Path:
+        """The model that alignment starts from in that round."""
+        return (
+            self.config.model.path if self.config.alignment.start_from == "base" else self.folder / self.sampler(number) / "model"
+        )
+
+    def train(
+        self,
+        stage: str,
+        training: TrainingConfig,
+        start: Path,
+        records: Path,
+        out: Path,
+        seed: int | None = None,
+        references: Path | None = None,
+    ) -> dict[str, int]:
         connect(self.folder)
         with StageProgress(self.console, stage, 0, "steps") as counter:
-            job = TrainingJob(
-                model=ModelConfig(path=start.absolute(), precision=self.config.model.precision),
-                training=training,
-                resources=self.config.resources,
-                seed=self.config.seed,
-                task_weights=self.task_weights(),
-                records=records,
-                out=out,
-                counter=counter,
-            )
-            run_training(job)
-        shutil.rmtree(out / "checkpoints")
+            run_training(self.training_job(training, start, records, out, counter, seed, references))
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
         counts: dict[str, int] = json.loads((out / "training.json").read_text())["counts"]
         return counts
 
-    def make_candidates(self, out: Path) -> dict[str, int]:
+    def make_references(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
-        groups, settings = empty_folder(out / "groups"), self.engine_settings("vft")
-        given = frozenset(group.question.question_id for group in self.given)
-        with StageProgress(self.console, "sample", len(self.questions), "questions") as counter:
+        records = self.folder / in_round("sample", number) / "groups"
+        with StageProgress(self.console, in_round("reference", number), 0, "passes") as counter:
+            score_references(self.training_job(self.config.alignment, self.start_of(number), records, out, counter))
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        scored = read_parquet(out, ReferenceScores)
+        return {"groups": len(scored), "candidates": sum(value is not None for s in scored for value in s.log_likelihoods)}
+
+    def training_job(
+        self,
+        training: TrainingConfig,
+        start: Path,
+        records: Path,
+        out: Path,
+        counter: ActorHandle[Any],
+        seed: int | None = None,
+        references: Path | None = None,
+    ) -> TrainingJob:
+        return TrainingJob(
+            model=ModelConfig(path=start.absolute(), precision=self.config.model.precision),
+            training=training,
+            resources=self.config.resources,
+            seed=self.config.seed if seed is None else seed,
+            task_weights=self.task_weights(),
+            records=records,
+            out=out,
+            counter=counter,
+            references=references,
+        )
+
+    def make_candidates(self, number: int, out: Path) -> dict[str, int]:
+        """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
+        connect(self.folder)
+        groups, settings = empty_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
+        given = frozenset(group.question.question_id for group in self.given if number == 1)
+        with StageProgress(self.console, in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
             if given:
                 write_parquet(out / "given.parquet", CandidateGroup, self.given)
                 label_candidates(out / "given.parquet", groups, settings, counter)
-            sample_candidates(self.folder / "questions", groups, settings, counter, given)
-        return self.count_candidates(groups)
+            sample_candidates(self.folder / "questions", groups, settings, counter, given, train_only=number > 1)
+        return self.count_candidates(number, groups)
 
-    def relabel(self, out: Path) -> dict[str, int]:
+    def relabel(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
+        stage, settings = in_round("sample", number), self.engine_settings(self.sampler(number), number)
         groups = empty_folder(out / "groups")
-        with StageProgress(self.console, "sample", len(self.questions), "questions labelled") as counter:
-            label_candidates(self.folder / "sample" / "groups", groups, self.engine_settings("vft"), counter)
-        return self.count_candidates(groups)
+        with StageProgress(self.console, stage, len(self.asked_in(number)), "questions labelled") as counter:
+            label_candidates(self.folder / stage / "groups", groups, settings, counter)
+        return self.count_candidates(number, groups)
 
-    def count_candidates(self, groups: Path) -> dict[str, int]:
+    def count_candidates(self, number: int, groups: Path) -> dict[str, int]:
         records = read_parquet(groups, CandidateGroup)
-        check_each_once([question.question_id for question in self.questions], [g.question.question_id for g in records])
+        check_each_once([q.question_id for q in self.asked_in(number)], [g.question.question_id for g in records])
         return count_labels(records)
+
+    def asked_in(self, number: int) -> list[Question]:
+        return [question for question in self.questions if number == 1 or question.split == "train"]
 
     def make_sampler_evaluation(self, out: Path) -> dict[str, int]:
         groups = read_parquet(self.folder / "sample" / "groups", CandidateGroup)
@@ -230,12 +308,13 @@ class Run:
         write_parquet(evaluations / "evaluations.parquet", Evaluation, records)
         return self.count_verdicts(evaluations)
 
-    def make_evaluation(self, out: Path) -> dict[str, int]:
+    def make_evaluation(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
-        evaluations = empty_folder(out / "evaluations")
+        evaluations, settings = empty_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
         held_out = sum(question.split != "train" for question in self.questions)
-        with StageProgress(self.console, "evaluate-aft", held_out, "questions") as counter:
-            evaluate_model(self.folder / "sample" / "groups", evaluations, self.engine_settings("align"), counter)
+        with StageProgress(self.console, in_round("evaluate-aft", number), held_out, "questions") as counter:
+            sampled = self.config.evaluation.samples
+            evaluate_model(self.folder / "sample" / "groups", evaluations, settings, counter, sampled)
         return self.count_verdicts(evaluations)
 
     def count_verdicts(self, evaluations: Path) -> dict[str, int]:
@@ -248,7 +327,7 @@ class Run:
     def task_weights(self) -> dict[str, float]:
         return {single.label: single.weight for single in self.config.task.single}
 
-    def engine_settings(self, stage: str) -> EngineSettings:
+    def engine_settings(self, stage: str, number: int = 1) -> EngineSettings:
         path = self.folder / stage / "model"
         return EngineSettings(
             model=ModelConfig(path=path, precision=self.config.model.precision),
@@ -257,13 +336,26 @@ class Run:
             sampling=self.config.sampling,
             labelling=self.config.labelling,
             resources=self.config.resources,
-            seed=self.config.seed,
+            seed=self.config.seed + number - 1,
         )
 
 
 def content_of(records: Sequence[Record]) -> str:
     """A fingerprint of records."""
     return hashlib.sha256("".join(record.model_dump_json() for record in records).encode()).hexdigest()[:16]
+
+
+def in_round(stage: str, number: int) -> str:
+    return stage if number == 1 else f"{stage}-{number}"
+
+
+def check_loss(alignment: AlignmentConfig) -> None:
+    """Raises BadInputError where there is no such loss, or it has no such option."""
+    beta = None if alignment.beta == "auto" else alignment.beta
+    try:
+        bound_loss(alignment.loss, beta, alignment.options)
+    except ValueError as error:
+        raise BadInputError([f"alignment: {error}"]) from None
 
 
 def check_model(path: Path) -> None:

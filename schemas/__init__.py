@@ -2,7 +2,18 @@
 
 from schemas.arrow import arrow_schema, from_table, read_parquet, to_table, write_parquet
 from schemas.manifest import StageManifest
-from schemas.records import Candidate, CandidateGroup, Evaluation, FinishReason, Label, Question, Record, Split, Verdict
+from schemas.records import (
+    Candidate,
+    CandidateGroup,
+    Evaluation,
+    FinishReason,
+    Label,
+    Question,
+    Record,
+    ReferenceScores,
+    Split,
+    Verdict,
+)
 
 __all__ = [
     "Candidate",
@@ -12,6 +23,7 @@ __all__ = [
     "Label",
     "Question",
     "Record",
+    "ReferenceScores",
     "Split",
     "StageManifest",
     "Verdict",

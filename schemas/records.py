@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 class Record(BaseModel):
     """What all records share. A change of any field's meaning or type raises `VERSION`."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -98,8 +98,17 @@ class CandidateGroup(Record):
         return self
 
 
+class ReferenceScores(Record):
+    """Of a training question: its candidates under the model that alignment starts from."""
+
+    question_id: str = Field(min_length=1)
+    log_likelihoods: tuple[float | None, ...] = Field(
+        description="of each candidate by its index, summed over its tokens, in nats; None for those that are not trained on"
+    )
+
+
 class Evaluation(Record):
-    """What a model does on one held-out question: its greedy chain, and its scores of the given candidates."""
+    """What a model does on one held-out question: its greedy chain, its scores of the given candidates, its own samples."""
 
     question_id: str = Field(min_length=1)
     task: str = Field(min_length=1)
@@ -107,3 +116,4 @@ class Evaluation(Record):
     greedy: Candidate | None = Field(description="None where the prompt is too long to ask")
     positive_scores: tuple[float, ...] = Field(description="s(c) of each positive candidate of the question's group")
     negative_scores: tuple[float, ...] = Field(description="s(c) of each negative candidate of the question's group")
+    samples: tuple[Candidate, ...] = Field((), description="the model's own sampled chains, checked; empty where not asked for")

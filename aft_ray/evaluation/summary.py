@@ -1,6 +1,6 @@
 """The summary of a run: what was measured, as data and as a table on the screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,22 +13,21 @@ from schemas import Evaluation
 
 
 def summarise(
-    config: RunConfig,
-    trained: set[str],
-    vft: Sequence[Evaluation],
-    aft: Sequence[Evaluation],
-    stages: Sequence[dict[str, Any]],
+    config: RunConfig, trained: set[str], evaluations: Mapping[str, Sequence[Evaluation]], stages: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Both models on the same held-out questions and the same candidates, task by task; `trained`: tasks that were trained on."""
+    """All models on the same held-out questions and the same candidates, task by task, each compared with the first.
+
+    `evaluations`: by the model's name, `vft` first; `trained`: tasks that were trained on.
+    """
     models, comparisons = [], []
     confidence = config.evaluation.confidence
+    first, *others = evaluations
     for task in [single.label for single in config.task.single]:
-        before, after = (measure([e for e in evaluations if e.task == task]) for evaluations in (vft, aft))
-        if not before.right:
+        measures = {name: measure([e for e in of_model if e.task == task]) for name, of_model in evaluations.items()}
+        if not measures[first].right:
             continue
-        for name, measures in (("vft", before), ("aft", after)):
-            models.append(model_summary(name, task, measures, confidence) | {"trained_on": task in trained})
-        comparisons.append({"task": task} | comparison(before, after))
+        models += [model_summary(name, task, m, confidence) | {"trained_on": task in trained} for name, m in measures.items()]
+        comparisons += [{"task": task, "model": name} | comparison(measures[first], measures[name]) for name in others]
     return {
         "models": models,
         "comparisons": comparisons,
@@ -40,45 +39,48 @@ def summarise(
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    for compared in summary["comparisons"]:
-        models = [model for model in summary["models"] if model["task"] == compared["task"]]
-        console.print(task_table(models, compared, summary))
+    for task in dict.fromkeys(model["task"] for model in summary["models"]):
+        models = [model for model in summary["models"] if model["task"] == task]
+        console.print(task_table(models, [c for c in summary["comparisons"] if c["task"] == task], summary))
         console.print(
             f"[dim]assessment: the right chain scores higher, over {models[0]['assessment_pairs']:,} pairs of "
             f"{models[0]['assessment_questions']} questions[/]",
             highlight=False,
         )
-    console.print("[dim]s: mean log-likelihood per token, nats; p: paired tests[/]", highlight=False)
+    console.print("[dim]s: mean log-likelihood per token, nats; gains are over vft; p: paired tests[/]", highlight=False)
 
 
-def task_table(models: Sequence[dict[str, Any]], compared: dict[str, Any], summary: dict[str, Any]) -> Table:
-    """Before and after on one task."""
+def task_table(models: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]], summary: dict[str, Any]) -> Table:
+    """A row a measure, a column a model, the gains of the last."""
     origin = "" if models[0]["trained_on"] else ", never trained on"
-    what = f"{compared['task']}{origin}, {models[0]['n']} held-out questions"
+    what = f"{models[0]['task']}{origin}, {models[0]['n']} held-out questions"
     table = Table(title=f"{what}, seed {summary['seed']}, {summary['confidence']:.0%} intervals", title_justify="left")
-    table.add_column("model")
-    for heading in ("accuracy", "assessment", "s(right)", "s(wrong)"):
+    last = comparisons[-1]
+    table.add_column("")
+    for heading in (*(model["name"] for model in models), f"gain of {last['model']}"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for model in models:
-        table.add_row(
-            model["name"],
-            _share(model["accuracy"], model["accuracy_ci"]),
-            _share(model["assessment_accuracy"], model["assessment_accuracy_ci"]),
-            _number(model["mean_positive_score"]),
-            _number(model["mean_negative_score"]),
-        )
-    table.add_section()
-    table.add_row(
-        "gain",
-        _gain(compared["accuracy_gain"], compared["accuracy_p"]),
-        _gain(compared["assessment_accuracy_gain"], compared["assessment_accuracy_p"]),
-    )
+    k = min(model["k"] for model in models)
+
+    def row(name: str, cells: Sequence[str], gain: str = "") -> None:
+        table.add_row(name, *cells, _gain(last[f"{gain}_gain"], last[f"{gain}_p"]) if gain else "")
+
+    row("accuracy, greedy", [_share(m["accuracy"], m["accuracy_ci"]) for m in models], "accuracy")
+    if k > 0:
+        row(f"accuracy, maj@{k}", [_share(m["majority"]["mean"], m["majority"]["ci"]) for m in models], "majority")
+        passed = [m["pass_at_k"][str(k)] for m in models]
+        row(f"pass@{k}", [_share(value["mean"], value["ci"]) for value in passed], "pass_at_k")
+    assessed = [_share(m["assessment_accuracy"], m["assessment_accuracy_ci"]) for m in models]
+    row("assessment", assessed, "assessment_accuracy")
+    row("s(right)", [_number(m["mean_positive_score"]) for m in models])
+    row("s(wrong)", [_number(m["mean_negative_score"]) for m in models])
+    row("repeated 4-grams", [_share(m["repeated_4_grams"]["mean"], m["repeated_4_grams"]["ci"]) for m in models])
+    row("never ending", [_share(m["endless"]["mean"], m["endless"]["ci"]) for m in models])
     return table
 
 
 def _share(share: float | None, interval: Sequence[float] | None) -> str:
     if share is None:
-        return "no pairs"
+        return "none"
     return f"{share:.1%}" + (rf" \[{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]" if interval else "")
 
 

@@ -4,7 +4,7 @@ A question with all its candidates is one row from end to end, so a block is wri
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
-from schemas import CandidateGroup, Evaluation, Question, from_table, to_table
+from schemas import Candidate, CandidateGroup, Evaluation, Question, from_table, to_table
 
 # Small blocks with many under way keep an engine full across their borders, and little is lost with an actor.
 ROWS_PER_BLOCK = 16
@@ -66,10 +66,11 @@ class SamplingActor:
 
 
 class EvaluationActor:
-    """Labelled CandidateGroup -> Evaluation: the model's own greedy chain, and its scores of the given candidates."""
+    """Labelled CandidateGroup -> Evaluation: the model's own greedy chain, its scores of the given candidates, k samples."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, sampled: bool) -> None:
         self.settings = settings
+        self.sampled = sampled
         self.engine = Engine(settings)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
@@ -92,34 +93,54 @@ class EvaluationActor:
         negatives = [c.token_ids for c in group.candidates if c.label == "negative"]
         # Assessment compares pairs: where there is no pair there is nothing to score.
         chains = [*positives, *negatives] if positives and negatives else []
-        greedy, scores = await asyncio.gather(self.engine.greedy(prompt), self.engine.score(prompt, chains))
+        greedy, scores, samples = await asyncio.gather(
+            self.engine.greedy(prompt), self.engine.score(prompt, chains), self.samples(group)
+        )
+        # In a thread: a check that hangs must not keep the engine from its other questions.
+        checked = await asyncio.to_thread(self.check, (greedy, *samples), question)
         return Evaluation(
             question_id=question.question_id,
             task=question.task,
             model=self.settings.model_fingerprint,
-            # In a thread: a check that hangs must not keep the engine from its other questions.
-            greedy=await asyncio.to_thread(
-                check_candidate, greedy, question, self.settings.tasks[question.task], self.settings.labelling
-            ),
+            greedy=checked[0],
             positive_scores=scores[: len(positives)],
             negative_scores=scores[len(positives) :],
+            samples=tuple(checked[1:]),
         )
+
+    async def samples(self, group: CandidateGroup) -> tuple[Candidate, ...]:
+        """As many, with the same temperature and seed, as the group has of the model that sampled it."""
+        if not self.sampled:
+            return ()
+        return await self.engine.sample(
+            group.question.prompt_ids, len(group.candidates), group.temperature, group.top_p, group.seed
+        )
+
+    def check(self, chains: Sequence[Candidate], question: Question) -> list[Candidate]:
+        task = self.settings.tasks[question.task]
+        return [check_candidate(chain, question, task, self.settings.labelling) for chain in chains]
 
 
 def sample_candidates(
-    questions: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], given: frozenset[str] = frozenset()
+    questions: Path,
+    out: Path,
+    settings: EngineSettings,
+    counter: ActorHandle[Any],
+    given: frozenset[str] = frozenset(),
+    train_only: bool = False,
 ) -> None:
     """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`.
 
     `given` are the ids of questions that have their candidates already.
     """
 
-    def without_given(table: pa.Table) -> pa.Table:
-        return table.filter(pc.invert(pc.is_in(table["question_id"], pa.array(sorted(given), pa.string()))))
+    def wanted(table: pa.Table) -> pa.Table:
+        table = table.filter(pc.invert(pc.is_in(table["question_id"], pa.array(sorted(given), pa.string()))))
+        return table.filter(pc.equal(table["split"], "train")) if train_only else table
 
     rows = ray.data.read_parquet(str(questions))
-    if given:
-        rows = rows.map_batches(without_given, batch_format="pyarrow", batch_size=None)
+    if given or train_only:
+        rows = rows.map_batches(wanted, batch_format="pyarrow", batch_size=None)
     _label_into(_through_pool(rows, SamplingActor, settings), out, settings, counter)
 
 
@@ -141,7 +162,7 @@ def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, c
     groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(str(out))
 
 
-def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
+def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
     """Evaluate a model on the held-out questions of labelled groups; Evaluations as Parquet files in `out`."""
 
     def held_out(table: pa.Table) -> pa.Table:
@@ -152,17 +173,19 @@ def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: A
         return table
 
     rows = ray.data.read_parquet(str(groups)).map_batches(held_out, batch_format="pyarrow", batch_size=None)
-    stream = _through_pool(rows, EvaluationActor, settings)
+    stream = _through_pool(rows, EvaluationActor, settings, sampled=sampled)
     stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
     stream.write_parquet(str(out))
 
 
-def _through_pool(rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings) -> ray.data.Dataset:
+def _through_pool(
+    rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, **options: Any
+) -> ray.data.Dataset:
     smallest, largest = settings.resources.sampling_actors
     gpus = settings.resources.gpus_per_sampling_actor
     return rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
         actor,
-        fn_constructor_kwargs={"settings": settings},
+        fn_constructor_kwargs={"settings": settings} | options,
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(

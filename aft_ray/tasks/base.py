@@ -22,7 +22,7 @@ class BadInputError(Exception):
     def __init__(self, faults: list[str]) -> None:
         shown = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS_SHOWN])
         more = f"\n  ... the first {MAX_FAULTS_SHOWN} of {len(faults)}" if len(faults) > MAX_FAULTS_SHOWN else ""
-        super().__init__(f"{len(faults)} fault{'s' if len(faults) != 1 else ''} in the questions:\n{shown}{more}")
+        super().__init__(f"{len(faults)} fault{'s' if len(faults) != 1 else ''} in the input:\n{shown}{more}")
         self.faults = faults
 
 

@@ -19,10 +19,17 @@ Role = Literal["reference", "positive", "negative"]
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of thought as token ids, end-of-sequence included."""
+    """A chain of thought as token ids, end-of-sequence included, and what losses know of a candidate."""
 
     token_ids: tuple[int, ...]
     role: Role
+    rank: int = 0
+    """1 is best; 0 for what is no candidate."""
+    reward: float | None = None
+    index: int = -1
+    """Of the candidate in its group; -1 for what is no candidate."""
+    reference: float | None = None
+    """Its log-likelihood under the model that alignment starts from, nats."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Example:
     prompt_ids: tuple[int, ...]
     chains: tuple[Chain, ...]
     task: str = ""
+    boundary: float | None = None
+    """Below this score no negative is pushed (`beta: auto`), nats per token."""
 
     @property
     def length(self) -> int:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from aft_ray.losses import AlignmentLoss
-from aft_ray.training.batches import Batch, Example
+from aft_ray.losses import Loss
+from aft_ray.losses.groups import ScoredGroups, difference, mean_over
+from aft_ray.training.batches import Batch, Example, Role
 
 
 class Scorer(nn.Module):
@@ -47,7 +48,7 @@ class GlobalLoss:
     to the global batch, so the parts of all micro-batches and ranks add up to the loss, however the batch is divided.
     """
 
-    def __init__(self, alignment: AlignmentLoss | None, weight: float, vft_weight: float, vft_covers_positives: bool) -> None:
+    def __init__(self, alignment: Loss | None, weight: float, vft_weight: float, vft_covers_positives: bool) -> None:
         self.alignment = alignment
         self.weight = weight
         self.vft_weight = vft_weight
@@ -56,7 +57,7 @@ class GlobalLoss:
     def part(
         self, scores_C: Tensor, examples: Sequence[Example], global_batch: Sequence[Example]
     ) -> tuple[Tensor, dict[str, float]]:
-        """What these examples add to the loss of the global batch, and to its two terms unweighted."""
+        """What these examples add to the loss of the global batch, and sums over them for `batch_measures`."""
         # An empty part must still reach every parameter in backward: a zero that hangs on the scores.
         zero = scores_C.sum() * 0.0
         chains = [chain for example in examples for chain in example.chains]
@@ -64,24 +65,75 @@ class GlobalLoss:
         all_covered = sum(len(c.token_ids) for e in global_batch for c in e.chains if c.role in self.vft_roles)
         vft = zero - (scores_C * covered).sum() / max(all_covered, 1)
         alignment = zero
-        if self.alignment is not None and examples:
-            alignment = zero + self.alignment(*by_question(scores_C, examples)).sum() / len(global_batch)
+        sums = {"vft_loss": vft.item(), "alignment_loss": 0.0} | dict.fromkeys(SUMS, 0.0)
+        if examples:
+            groups = by_question(scores_C, examples)
+            sums |= score_sums(scores_C, groups, examples)
+            if self.alignment is not None:
+                alignment = zero + self.alignment(groups).sum() / len(global_batch)
+                sums["alignment_loss"] = alignment.item()
         loss = self.vft_weight * vft + self.weight * alignment
-        return loss, {"vft_loss": vft.item(), "alignment_loss": alignment.item()}
+        return loss, {"loss": loss.item()} | sums
 
 
-def by_question(scores_C: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and the masks of positives and negatives, [Q, K]; references take no part in alignment."""
-    width = max(len(example.chains) for example in examples)
-    place = torch.zeros(len(examples), width, dtype=torch.long)
-    positive = torch.zeros(len(examples), width, dtype=torch.bool)
-    negative = torch.zeros(len(examples), width, dtype=torch.bool)
-    start = 0
-    for row, example in enumerate(examples):
-        for column, chain in enumerate(example.chains):
-            place[row, column] = start + column
-            positive[row, column] = chain.role == "positive"
-            negative[row, column] = chain.role == "negative"
-        start += len(example.chains)
+ROLES: tuple[Role, ...] = ("reference", "positive", "negative")
+SUMS = (*(f"{role}_score" for role in ROLES), *(f"{role}_chains" for role in ROLES), "assessment", "assessed")
+
+
+def score_sums(scores_C: Tensor, groups: ScoredGroups, examples: Sequence[Example]) -> dict[str, float]:
+    """Sums over chains of their scores, by role, and over questions with a pair of their assessment accuracy."""
+    values = scores_C.tolist()
+    roles = [chain.role for example in examples for chain in example.chains]
+    sums = {f"{role}_chains": float(roles.count(role)) for role in ROLES}
+    for role in ROLES:
+        sums[f"{role}_score"] = sum(value for value, of in zip(values, roles, strict=True) if of == role)
+    lead_QKK = -difference(groups.scores_QK.detach(), groups.scores_QK.detach())
+    pair_QKK = groups.right_over_wrong_QKK
+    won_QKK = (lead_QKK > 0).double() + 0.5 * (lead_QKK == 0)
+    sums["assessment"] = mean_over(won_QKK, pair_QKK).sum().item()
+    sums["assessed"] = pair_QKK.flatten(1).any(dim=1).sum().item()
+    return sums
+
+
+def batch_measures(sums: dict[str, float]) -> dict[str, float | None]:
+    """Of a global batch, from the sums over all its parts: its losses, mean scores by role, assessment accuracy before the step.
+
+    In the first epoch these are of questions that alignment has not seen. None where there is nothing to take a mean of.
+    """
+    measures: dict[str, float | None] = {name: sums[name] for name in ("loss", "vft_loss", "alignment_loss")}
+    for role in ROLES:
+        measures[f"{role}_score"] = sums[f"{role}_score"] / sums[f"{role}_chains"] if sums[f"{role}_chains"] else None
+    measures["assessment_accuracy"] = sums["assessment"] / sums["assessed"] if sums["assessed"] else None
+    return measures
+
+
+def by_question(scores_C: Tensor, examples: Sequence[Example]) -> ScoredGroups:
+    """The chains' scores question by question, with what is known of each; references take no part in comparisons."""
+    sizes = [len(example.chains) for example in examples]
+    width = max(sizes)
+    chains = [chain for example in examples for chain in example.chains]
+    # Where each chain stands in the padded table.
+    place_C = torch.tensor([row * width + column for row, size in enumerate(sizes) for column in range(size)])
     device = scores_C.device
-    return scores_C[place.to(device)], positive.to(device), negative.to(device)
+
+    def padded(values: Tensor) -> Tensor:
+        table = values.new_zeros(len(sizes) * width).index_copy(0, place_C.to(values.device), values)
+        return table.view(len(sizes), width).to(device)
+
+    def known(values: Sequence[float | None]) -> Tensor | None:
+        if all(value is None for value in values):
+            return None
+        return padded(torch.tensor([float("nan") if value is None else value for value in values], dtype=scores_C.dtype))
+
+    boundaries = [example.boundary for example in examples]
+    references = [0.0 if chain.role == "reference" else chain.reference for chain in chains]
+    return ScoredGroups(
+        scores_QK=padded(scores_C),
+        positive_QK=padded(torch.tensor([chain.role == "positive" for chain in chains])),
+        negative_QK=padded(torch.tensor([chain.role == "negative" for chain in chains])),
+        rank_QK=padded(torch.tensor([chain.rank for chain in chains])),
+        length_QK=padded(torch.tensor([len(chain.token_ids) for chain in chains])).clamp(min=1),
+        reference_QK=None if None in references else known(references),
+        reward_QK=known([chain.reward for chain in chains]),
+        boundary_Q=None if None in boundaries else torch.tensor(boundaries, dtype=scores_C.dtype, device=device),
+    )

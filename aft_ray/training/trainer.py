@@ -1,15 +1,28 @@
 """Training on the cluster: Ray Train starts the workers, restarts them after a failure, and keeps their checkpoints."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from aft_ray.training.reference import reference_worker
 from aft_ray.training.worker import TrainingJob, train_worker
 
 
 def run_training(job: TrainingJob) -> None:
-    """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there.
+    """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there."""
+    run_workers(train_worker, job)
+
+
+def score_references(job: TrainingJob) -> None:
+    """Reference log-likelihoods of all candidates under the model `job.model`, as ReferenceScores in `job.out`."""
+    run_workers(reference_worker, job)
+
+
+def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> None:
+    """Start the workers and wait for them; without workers (training_workers: 0), do their work in this process.
 
     Raises ray.train.TrainingFailedError when the workers failed more than `resources.max_failures` times.
     """
@@ -17,7 +30,7 @@ def run_training(job: TrainingJob) -> None:
     on_gpu = resources.gpus_per_training_worker > 0
     per_worker = {"CPU": resources.cpus_per_training_worker} | ({"GPU": resources.gpus_per_training_worker} if on_gpu else {})
     trainer = TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=train.ScalingConfig(

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from ray.actor import ActorHandle
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
-from aft_ray.losses import alignment_loss
+from aft_ray.losses import bound_loss, has_boundary, loss_function
+from aft_ray.losses.boundary import boundaries
 from aft_ray.training.batches import Example, global_batches, make_batch, share_out
-from aft_ray.training.examples import alignment_examples, vft_examples, within
-from aft_ray.training.scores import GlobalLoss, Scorer
-from schemas import CandidateGroup, Question, read_parquet
+from aft_ray.training.examples import alignment_examples, sampler_scores, vft_examples, with_references, within
+from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures
+from schemas import CandidateGroup, Question, ReferenceScores, read_parquet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -33,6 +34,8 @@ class TrainingJob:
     records: Path
     out: Path
     counter: ActorHandle[Any] | None
+    references: Path | None = None
+    """ReferenceScores of the groups in `records`, for a loss that needs them."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -46,7 +49,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     examples, left_out = load_examples(job)
     batches = schedule(examples, job)
     engine = start_engine(job, total_steps=len(batches))
-    step, history = 0, []
+    step, history = 0, list[dict[str, float | None]]()
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -82,8 +85,11 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
     Raises ValueError where nothing is left to train on.
     """
     if isinstance(job.training, AlignmentConfig):
-        groups = [group for group in read_parquet(job.records, CandidateGroup) if group.question.split == "train"]
+        groups = read_training_groups(job.records)
         found = alignment_examples(groups, job.training.vft_covers == "reference+positives")
+        if job.training.beta == "auto" and has_boundary(loss_function(job.training.loss)):
+            boundary = boundaries(sampler_scores(groups))
+            found = [replace(example, boundary=boundary[example.question_id]) for example in found]
     else:
         questions = [question for question in read_parquet(job.records, Question) if question.split == "train"]
         found = vft_examples(questions)
@@ -93,7 +99,15 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
         raise ValueError(
             f"nothing to train on in {job.records}: no chain of at most max_tokens = {job.training.max_tokens} tokens"
         )
-    return examples, sum(len(e.chains) for e in found) - sum(len(e.chains) for e in examples)
+    left_out = sum(len(e.chains) for e in found) - sum(len(e.chains) for e in examples)
+    if job.references is not None:
+        kept = {scores.question_id: scores.log_likelihoods for scores in read_parquet(job.references, ReferenceScores)}
+        examples = with_references(examples, kept)
+    return examples, left_out
+
+
+def read_training_groups(records: Path) -> list[CandidateGroup]:
+    return [group for group in read_parquet(records, CandidateGroup) if group.question.split == "train"]
 
 
 def schedule(examples: list[Example], job: TrainingJob) -> list[list[Example]]:
@@ -111,6 +125,7 @@ def start_engine(job: TrainingJob, total_steps: int) -> Any:
     import deepspeed
     from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
+    join_process_group(job.resources)
     torch.manual_seed(job.seed)
     model = AutoModelForCausalLM.from_pretrained(
         job.model.path, dtype=DTYPES[job.model.precision], attn_implementation="sdpa", use_safetensors=True
@@ -130,6 +145,14 @@ def start_engine(job: TrainingJob, total_steps: int) -> Any:
     return engine
 
 
+def join_process_group(resources: ResourcesConfig) -> None:
+    """Ray Train has done so for its workers; in this process (training_workers: 0) we are alone."""
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if resources.gpus_per_training_worker else "gloo"
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
 def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
     return {
         # One "micro-batch" a step as DeepSpeed counts: the loop itself says where a global batch ends.
@@ -146,8 +169,9 @@ def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
 def global_loss(training: TrainingConfig) -> GlobalLoss:
     if not isinstance(training, AlignmentConfig):
         return GlobalLoss(None, weight=0.0, vft_weight=1.0, vft_covers_positives=False)
+    beta = None if training.beta == "auto" else training.beta
     return GlobalLoss(
-        alignment_loss(training.loss, training.beta),
+        bound_loss(training.loss, beta, training.options),
         training.weight,
         training.vft_weight,
         vft_covers_positives=training.vft_covers == "reference+positives",
@@ -156,8 +180,8 @@ def global_loss(training: TrainingConfig) -> GlobalLoss:
 
 def train_step(
     engine: Any, loss: GlobalLoss, batch: list[Example], job: TrainingJob, rank: int, world_size: int
-) -> dict[str, float]:
-    """One optimizer step on a global batch; returns its loss and terms, summed over all ranks."""
+) -> dict[str, float | None]:
+    """One optimizer step on a global batch; returns what `batch_measures` says of it, over all ranks."""
     import deepspeed
 
     division = share_out([example.length for example in batch], world_size, job.training.tokens_per_micro_batch)
@@ -169,12 +193,12 @@ def train_step(
         part, terms = loss.part(scores_C, examples, batch)
         # DeepSpeed averages gradients over the ranks; ours is a sum over them.
         engine.backward(part * world_size)
-        for name, value in {"loss": part.item(), **terms}.items():
+        for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value
     engine.step()
     totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=engine.device)
     deepspeed.comm.all_reduce(totals)
-    return dict(zip(sums, totals.tolist(), strict=True))
+    return batch_measures(dict(zip(sums, totals.tolist(), strict=True)))
 
 
 def save_checkpoint(engine: Any, state: dict[str, Any]) -> None:

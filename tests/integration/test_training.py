@@ -32,6 +32,7 @@ def skewed_groups(tokenizer):
                 finish_reason="stop",
                 log_likelihood=-1.0,
                 label=label,
+                rank=1 if label == "positive" else 2,
                 reason="",
             )
             for i, label in enumerate(labels)

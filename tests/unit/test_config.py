@@ -50,7 +50,9 @@ def test_the_environment_sets_nothing(monkeypatch):
     [
         (["--alignment.beta", "-1"], "alignment.beta"),
         (["--alignment.beta", "nan"], "alignment.beta"),
-        (["--alignment.loss", "dpo"], "alignment.loss"),
+        (["--alignment.loss", "no_such"], "alignment.loss"),
+        (["--alignment.beta", "automatic"], "alignment.beta"),
+        (["--rounds", "0"], "rounds"),
         (["--resources.zero_stage", "4"], "resources.zero_stage"),
         (["--resources.sampling_actors", "[3,1]"], "resources"),
         (["--name", "../elsewhere"], "name"),
@@ -107,6 +109,11 @@ def test_settings_are_frozen():
     [
         (["--resources.training_workers", "999"], "training_workers x cpus_per_training_worker = 999 CPUs"),
         (["--model.path", "nowhere"], "nowhere/config.json: not there"),
+        (
+            ["--alignment.loss", "simpo", "--alignment.options", '{"lambda": 1}'],
+            "loss simpo has no option lambda; it has {'beta'",
+        ),
+        (["--alignment.loss", "losses_of_mine:no_such"], "alignment: no loss 'losses_of_mine:no_such'"),
     ],
 )
 def test_what_can_never_run_is_refused_before_it_starts(arguments, said, tiny_llama, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_all_faults_are_told_by_file_line_and_field(tmp_path):
     file = write(tmp_path / "train.jsonl", [gsm8k_row(1), "{", {"question": "How many?", "answer": "18"}])
     result = check(file, "--task", "gsm8k")
     assert result.exit_code == 2
-    assert "2 faults in the questions" in result.output
+    assert "2 faults in the input" in result.output
     assert f"{file}:2: not JSON" in result.output
     assert f"{file}:3:answer: expected a chain of thought that ends in '#### NUMBER'" in result.output
 

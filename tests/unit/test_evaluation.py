@@ -1,27 +1,35 @@
 """Measures and statistics, against scipy, brute force and cases with known answers."""
 
 import random
+from itertools import combinations
+from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aft_ray.evaluation.measures import assessment_accuracy, comparison, measure, model_summary
+from aft_ray.evaluation.samples import ks_up_to, majority_is_right, pass_at_k, repeated_share
 from aft_ray.evaluation.statistics import mean_interval, paired_means_p, paired_proportions_p, proportion_interval
 from schemas import Candidate, Evaluation
 
 score_lists = st.lists(st.floats(-5, 0), min_size=1, max_size=6)
 
 
-def evaluation(number, verdict, positives=(), negatives=()):
-    greedy = Candidate(
-        index=0,
+def chain(verdict, extracted=None, token_ids=(1,), finish_reason="stop", index=0):
+    return Candidate(
+        index=index,
         text="",
-        token_ids=(1,),
-        finish_reason="stop",
+        token_ids=token_ids,
+        finish_reason=finish_reason,
         log_likelihood=-1.0,
         verdict=verdict,
+        extracted=extracted,
     )
+
+
+def evaluation(number, verdict, positives=(), negatives=(), samples=()):
+    greedy = chain(verdict)
     return Evaluation(
         question_id=f"{number:04}",
         task="t",
@@ -29,6 +37,7 @@ def evaluation(number, verdict, positives=(), negatives=()):
         greedy=greedy,
         positive_scores=tuple(positives),
         negative_scores=tuple(negatives),
+        samples=tuple(samples),
     )
 
 
@@ -76,3 +85,68 @@ def test_mean_interval_holds_the_mean():
     low, high = mean_interval(values, 0.95)
     assert low < sum(values) / len(values) < high
     assert mean_interval([0.5] * 9, 0.95) is None
+
+
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_pass_at_k_is_the_mean_over_all_choices_of_k_samples(case):
+    samples, right, k = case
+    outcomes = [True] * right + [False] * (samples - right)
+    assert pass_at_k(samples, right, k) == pytest.approx(fmean(any(chosen) for chosen in combinations(outcomes, k)))
+
+
+def test_pass_at_more_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="pass@3 of 2"):
+        pass_at_k(2, 1, 3)
+
+
+@pytest.mark.parametrize(("samples", "ks"), [(0, []), (1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_ks(samples, ks):
+    assert ks_up_to(samples) == ks
+
+
+@pytest.mark.parametrize(
+    ("stated", "right"),
+    [
+        ("18 18 17", 1.0),
+        ("17 17 18", 0.0),
+        ("17 18", 0.5),
+        ("17 18 16", 1 / 3),
+        ("18.0 18 17 17 16", 0.5),  # two forms of one right answer are one answer
+        ("- - 18", 1.0),  # what states nothing does not vote
+        ("- -", 0.0),
+    ],
+)
+def test_majority(stated, right):
+    verdicts = {"18": "right", "18.0": "right", "-": "unknown"}
+    samples = [chain(verdicts.get(s, "wrong"), None if s == "-" else s) for s in stated.split()]
+    assert majority_is_right(samples) == pytest.approx(right)
+
+
+def test_answers_that_a_function_of_the_user_s_checks_have_no_majority():
+    assert majority_is_right([chain("right"), chain("wrong")]) is None
+
+
+@pytest.mark.parametrize(("token_ids", "share"), [((), 0), ((1, 2, 3), 0), ((1, 2, 3, 4, 5), 0), ((7,) * 8, 0.8)])
+def test_repeated_share(token_ids, share):
+    assert repeated_share(token_ids) == pytest.approx(share)
+
+
+def test_samples_are_summarised_and_compared_by_question():
+    right, wrong = chain("right", "18"), chain("wrong", "17")
+    before = measure([evaluation(n, "wrong", samples=[right, wrong, wrong, wrong]) for n in range(40)])
+    after = measure([evaluation(n, "right", samples=[right, right, right, wrong]) for n in range(40)])
+    summary = model_summary("aft", "arithmetic", after, 0.95)
+    assert summary["k"] == 4
+    assert summary["majority"]["mean"] == 1.0
+    assert {k: found["mean"] for k, found in summary["pass_at_k"].items()} == {"1": 0.75, "2": 1.0, "4": 1.0}
+    assert summary["endless"]["mean"] == summary["repeated_4_grams"]["mean"] == 0.0
+    compared = comparison(before, after)
+    assert (compared["majority_gain"], compared["pass_at_k_gain"]) == (1.0, 0.0)
+    assert compared["majority_p"] < 0.001
+
+
+def test_degeneration_is_seen_in_greedy_chains():
+    looping = evaluation(0, "unknown").model_copy(update={"greedy": chain("unknown", None, (5,) * 40, "length")})
+    summary = model_summary("aft", "arithmetic", measure([looping, evaluation(1, "right")]), 0.95)
+    assert summary["endless"]["mean"] == 0.5
+    assert summary["repeated_4_grams"]["mean"] == pytest.approx(36 / 37 / 2)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from aft_ray.losses import alignment_loss
+from aft_ray.losses import bound_loss
 from aft_ray.training.batches import Chain, Example, global_batches, make_batch, share_out
 from aft_ray.training.examples import alignment_examples, within
-from aft_ray.training.scores import GlobalLoss, Scorer
+from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures
 from schemas import Candidate, CandidateGroup, Question
 
 tokens = st.integers(3, 60)
@@ -72,12 +72,25 @@ def test_an_empty_batch_passes_and_leaves_gradients_zero(model):
     model.zero_grad()
     scores = Scorer(model)(make_batch([]))
     assert scores.shape == (0,)
-    loss, terms = GlobalLoss(alignment_loss("bc", 0.2), 1.0, 1.0, False).part(scores, [], [])
+    loss, sums = GlobalLoss(bound_loss("bc", 0.2, {}), 1.0, 1.0, False).part(scores, [], [])
     loss.backward()
-    assert terms == {"vft_loss": 0.0, "alignment_loss": 0.0}
+    assert set(sums.values()) == {0.0}
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert gradients
     assert all((gradient == 0).all() for gradient in gradients)
+
+
+def measured_by_hand(scored):
+    """Mean scores by role over the chains of a batch, and assessment accuracy over its questions."""
+    found = {}
+    for role in ("reference", "positive", "negative"):
+        values = [s.item() for row in scored for c, s in row if c.role == role]
+        found[f"{role}_score"] = sum(values) / len(values) if values else None
+    leads = [[(p - n).item() for c, p in row for d, n in row if (c.role, d.role) == ("positive", "negative")] for row in scored]
+    if any(abs(lead) < 1e-5 for question in leads for lead in question):
+        return found  # which of two equal scores is higher, rounding decides
+    shares = [sum(lead > 0 for lead in question) / len(question) for question in leads if question]
+    return found | {"assessment_accuracy": sum(shares) / len(shares) if shares else None}
 
 
 @settings(max_examples=20)
@@ -98,14 +111,19 @@ def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, w
     wanted = {name: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
 
     model.zero_grad()
-    loss = GlobalLoss(alignment_loss("unconstrained", 0.0), weight=0.7, vft_weight=1.0, vft_covers_positives=covers)
-    total = 0.0
+    loss = GlobalLoss(bound_loss("unconstrained", 0.0, {}), weight=0.7, vft_weight=1.0, vft_covers_positives=covers)
+    total, sums = 0.0, Counter()
     for micro_batches in share_out([e.length for e in batch], world_size, budget):
         for indices in micro_batches:
             part = [batch[index] for index in indices]
-            value, _ = loss.part(Scorer(model)(make_batch(part)), part, batch)
+            value, terms = loss.part(Scorer(model)(make_batch(part)), part, batch)
             value.backward()
             total += value.item()
+            sums.update(terms)
+    measured = batch_measures(sums)
+    for name, value in measured_by_hand(scored).items():
+        assert measured[name] == (None if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), name
+    assert measured["loss"] == pytest.approx(total)
     assert total == pytest.approx(float(torch.as_tensor(expected).detach()), rel=1e-5, abs=1e-6)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
@@ -153,6 +171,7 @@ def group(labels, reference):
             finish_reason="stop",
             log_likelihood=-1.0,
             label=label,
+            rank={"positive": 1, "negative": 2}.get(label),
         )
         for i, label in enumerate(labels)
     )

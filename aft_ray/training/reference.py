@@ -1,0 +1,44 @@
+"""Reference log-likelihoods: of every candidate under the model that alignment starts from, before a step is taken.
+
+Computed once and kept as records, so that no second model is held in memory while training.
+"""
+
+from typing import Any
+
+import torch
+
+from aft_ray.training.batches import Example, make_batch, share_out
+from aft_ray.training.examples import candidate_chains, within
+from aft_ray.training.worker import TrainingJob, prepare_environment, read_training_groups, start_engine
+from schemas import ReferenceScores, write_parquet
+
+
+def reference_worker(settings: dict[str, Any]) -> None:
+    """Ray Train's entry: score the candidates of `settings["job"].records`, each rank its share into a file of its own."""
+    prepare_environment(settings["job"].resources)
+    from ray import train
+
+    job: TrainingJob = settings["job"]
+    context = train.get_context()
+    groups = sorted(read_training_groups(job.records), key=lambda group: group.question.question_id)
+    examples = within(
+        [Example(g.question.question_id, g.question.prompt_ids, tuple(candidate_chains(g))) for g in groups],
+        job.training.max_tokens,
+    )
+    engine = start_engine(job, total_steps=1)
+    division = share_out([e.length for e in examples], context.get_world_size(), job.training.tokens_per_micro_batch)
+    found: dict[str, dict[int, float]] = {}
+    for number, indices in enumerate(division[context.get_world_rank()], start=1):
+        part = [examples[index] for index in indices]
+        with torch.no_grad():
+            scores = iter(engine(make_batch(part).to(engine.device)).tolist())
+        for example in part:
+            found[example.question_id] = {chain.index: next(scores) * len(chain.token_ids) for chain in example.chains}
+        if job.counter is not None and context.get_world_rank() == 0:
+            job.counter.put.remote(number, len(division[0]), "")
+    sizes = {group.question.question_id: len(group.candidates) for group in groups}
+    records = [
+        ReferenceScores(question_id=question_id, log_likelihoods=tuple(by_index.get(i) for i in range(sizes[question_id])))
+        for question_id, by_index in sorted(found.items())
+    ]
+    write_parquet(job.out / f"references-{context.get_world_rank():05}.parquet", ReferenceScores, records)
