@@ -4,6 +4,9 @@ TORCH  := $(shell sed -n 's/^ *"torch==\(.*\)",/\1/p' pyproject.toml)
 READY  := .venv/.ready
 COMPILE = .venv/bin/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header pyproject.toml
 
+LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev \
+       --override requirements/overrides.txt --no-emit-package torch -o requirements/cpu.txt
+
 .PHONY: quickstart test check lock gpu-resolves
 
 quickstart: $(READY)
@@ -33,8 +36,7 @@ $(READY): pyproject.toml requirements/cpu.txt
 # After a change of pyproject.toml: write the lock file anew. torch is left out, the set-up takes its CPU build by itself.
 lock:
 	.venv/bin/pip install -qq uv
-	UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev \
-	  --override requirements/overrides.txt --no-emit-package torch --torch-backend cpu -o requirements/cpu.txt
+	$(LOCK) --torch-backend cpu || { echo "lock: PyTorch's index cannot be reached; with torch from pip's own sources" && $(LOCK); }
 
 # Does the gpu extra still resolve to one set of versions? Installs nothing.
 gpu-resolves:
