@@ -257,7 +257,7 @@ class Run:
         start: Path,
         records: Path,
         out: Path,
-        counter: ActorHandle[Any],
+        counter: ActorHandle[Any] | None,
         seed: int | None = None,
         references: Path | None = None,
     ) -> TrainingJob:

@@ -1,6 +1,8 @@
 """Proportions, means and paired comparisons, each with n and an interval or a p-value. All by scipy."""
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -22,6 +24,23 @@ def mean_interval(values: Sequence[float], confidence: float) -> tuple[float, fl
         return None
     result = stats.bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, rng=0)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+class OverSeeds(NamedTuple):
+    mean: float
+    deviation: float
+    """Between seeds; 0 of a single one."""
+    interval: tuple[float, float] | None
+    """Of the mean, by Student's t; None of a single seed."""
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> OverSeeds:
+    """Of a measure, or of a paired difference, with one value a seed."""
+    if len(values) < 2:
+        return OverSeeds(fmean(values), 0.0, None)
+    deviation = stdev(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+    return OverSeeds(fmean(values), deviation, (fmean(values) - half, fmean(values) + half))
 
 
 def paired_proportions_p(before: Sequence[bool], after: Sequence[bool]) -> float:

@@ -149,6 +149,7 @@ def join_process_group(resources: ResourcesConfig) -> None:
     """Ray Train has done so for its workers; in this process (training_workers: 0) we are alone."""
     if not torch.distributed.is_initialized():
         backend = "nccl" if resources.gpus_per_training_worker else "gloo"
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed reads them
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from aft_ray.config import LabellingConfig
 from aft_ray.run import Run
 from aft_ray.tasks import read_questions
 from aft_ray.training.examples import alignment_examples, vft_examples
-from schemas import CandidateGroup, Evaluation, Question, arrow_schema, read_parquet
+from schemas import CandidateGroup, Evaluation, Question, ReferenceScores, arrow_schema, read_parquet
 from tests.integration.conftest import GIVEN, HELD_OUT, NEVER_TRAINED_ON, TRAIN_QUESTIONS, K
 
 STAGES = ["questions", "vft", "sample", "align", "evaluate-vft", "evaluate-aft"]
@@ -183,6 +184,9 @@ def test_the_summary_has_what_is_promised(finished_run):
         if model["assessment_pairs"]:
             assert 0 <= model["assessment_accuracy"] <= 1
             assert model["mean_positive_score"] < 0 > model["mean_negative_score"]
+        assert model["k"] == K
+        assert model["pass_at_k"]["1"]["mean"] <= model["pass_at_k"][str(K)]["mean"]
+        assert 0 <= model["majority"]["mean"] <= 1
     assert summary["models"][0]["assessment_pairs"] > 0
     assert [stage["name"] for stage in summary["stages"]] == STAGES
     questions = TRAIN_QUESTIONS + HELD_OUT + NEVER_TRAINED_ON
@@ -214,14 +218,48 @@ def test_a_second_start_does_nothing(finished_run, small_config):
     assert summary["models"] == finished_run[1]["models"]
 
 
-def test_another_beta_makes_alignment_and_its_evaluation_again_and_says_why(finished_run, small_config):
+def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(finished_run, small_config, groups, tmp_path):
+    """With reference log-likelihoods, kept with the records; the second round samples from the model of the first."""
+    shutil.copytree(finished_run[0], tmp_path / "small")
     resources = small_config.resources.model_copy(update={"sampling_actors": (1, 2)})  # they change no result
-    alignment = small_config.alignment.model_copy(update={"beta": 0.05})
-    changed = small_config.model_copy(update={"alignment": alignment, "resources": resources})
-    made, _, printed = execute(changed)
-    assert made == ["align", "evaluate-aft"]
-    assert "alignment.beta: 0.2 -> 0.05" in printed
-    assert "align has changed" in printed
+    alignment = small_config.alignment.model_copy(update={"loss": "dpo", "options": {"beta": 0.2}})
+    changed = {"alignment": alignment, "resources": resources, "rounds": 2, "runs_dir": tmp_path}
+    made, summary, printed = execute(small_config.model_copy(update=changed))
+    first, second = ["reference", "align", "evaluate-aft"], ["sample-2", "reference-2", "align-2", "evaluate-aft-2"]
+    assert made == first + second
+    assert 'alignment.loss: "bc" -> "dpo"' in printed
+    folder = tmp_path / "small"
+    model = AutoModelForCausalLM.from_pretrained(folder / "vft" / "model", dtype=torch.float32)
+    assert_references(folder / "reference", [g for g in groups if g.question.split == "train"], model)
+    aligned = AutoModelForCausalLM.from_pretrained(folder / "align" / "model", dtype=torch.float32)
+    resampled = read_parquet(folder / "sample-2" / "groups", CandidateGroup)
+    assert {g.question.question_id for g in resampled} == {g.question.question_id for g in groups if g.question.split == "train"}
+    assert_references(folder / "reference-2", resampled, aligned)
+    for group in resampled[:6]:
+        for candidate in group.candidates:
+            expected = mean_log_likelihood(aligned, group.question.prompt_ids, candidate.token_ids)
+            assert candidate.score == pytest.approx(expected, abs=1e-3)
+    # A model that has not moved: every margin is 0.
+    start = json.loads((folder / "align" / "training.json").read_text())["history"][0]
+    assert 0 < start["alignment_loss"] <= math.log(2) + 1e-4
+    assert [m["name"] for m in summary["models"] if m["task"] == "arithmetic"] == ["vft", "aft", "aft-2"]
+    assert [c["model"] for c in summary["comparisons"] if c["task"] == "arithmetic"] == ["aft", "aft-2"]
+
+
+def assert_references(folder, groups, model):
+    """Of every candidate that is trained on, the log-likelihood under that model by transformers' own forward."""
+    found = {scores.question_id: scores.log_likelihoods for scores in read_parquet(folder, ReferenceScores)}
+    checked = 0
+    for group in groups:
+        kept = [candidate.index for candidate in group.candidates if candidate.label != "dropped"]
+        values = found.get(group.question.question_id, (None,) * len(group.candidates))
+        assert [index for index, value in enumerate(values) if value is not None] == kept
+        for candidate in group.candidates[: 1 if kept else 0]:
+            if candidate.index in kept:
+                expected = mean_log_likelihood(model, group.question.prompt_ids, candidate.token_ids) * len(candidate.token_ids)
+                assert values[candidate.index] == pytest.approx(expected, abs=1e-2)
+                checked += 1
+    assert checked > len(groups) / 4
 
 
 def test_another_labelling_setting_labels_the_same_candidates_anew(finished_run, small_config, groups, tmp_path):

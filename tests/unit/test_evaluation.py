@@ -2,15 +2,16 @@
 
 import random
 from itertools import combinations
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from aft_ray.evaluation.measures import assessment_accuracy, comparison, measure, model_summary
 from aft_ray.evaluation.samples import ks_up_to, majority_is_right, pass_at_k, repeated_share
-from aft_ray.evaluation.statistics import mean_interval, paired_means_p, paired_proportions_p, proportion_interval
+from aft_ray.evaluation.statistics import mean_interval, over_seeds, paired_means_p, paired_proportions_p, proportion_interval
 from schemas import Candidate, Evaluation
 
 score_lists = st.lists(st.floats(-5, 0), min_size=1, max_size=6)
@@ -150,3 +151,13 @@ def test_degeneration_is_seen_in_greedy_chains():
     summary = model_summary("aft", "arithmetic", measure([looping, evaluation(1, "right")]), 0.95)
     assert summary["endless"]["mean"] == 0.5
     assert summary["repeated_4_grams"]["mean"] == pytest.approx(36 / 37 / 2)
+
+
+def test_over_seeds_is_student_s_interval():
+    """Against scipy's own one-sample t-test."""
+    values = [0.61, 0.58, 0.66, 0.6, 0.63]
+    found = over_seeds(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.interval == pytest.approx((expected.low, expected.high))
+    assert (found.mean, found.deviation) == (pytest.approx(0.616), pytest.approx(stdev(values)))
+    assert over_seeds([0.5]) == (0.5, 0.0, None)
