@@ -6,16 +6,29 @@ that value.
 
 import functools
 import re
-import string
 from typing import Any
 
+from aft_ray.tasks.closing_choices import closing_option, opening_option
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.numbers import NUMBER, compare_numbers, plain_number, read_number, to_ascii, value
-from aft_ray.tasks.stated import UNREADABLE, Kind, Statement, last_stated
+from aft_ray.tasks.number_forms import compare_numbers
+from aft_ray.tasks.options import (
+    LETTERS,
+    REFUSED,
+    agreed,
+    as_written,
+    is_option,
+    letters_of,
+    numbers_of,
+    option_by_text,
+    option_by_value,
+)
+from aft_ray.tasks.sentences import UNREADABLE, Kind, Statement
+from aft_ray.tasks.stated import last_stated
 from schemas import Verdict
 
+__all__ = ["LETTERS", "compare_choices", "gold_letter", "listed", "read_choices", "stated_choice"]
+
 NOUNS = ("answer", "option", "choice", "response")
-LETTERS = string.ascii_uppercase
 LEAD = re.compile(
     r"""[\s*_:"'`$=\u201c\u2018-]*
         (?:(?:the|it'?s|it|is|be|should|must|so|therefore|thus|then|indeed|actually|but|rather|\w+ly)\b,?\s+)*
@@ -33,11 +46,6 @@ ANOTHER = re.compile(
 )
 # `The answer is A because ...` names an option, `The answer is A bloody mess` does not.
 GOES_ON = re.compile(r"\s+(?!(?:because|since|as|is|which|for|so|due|given|and|the|[(\[-]))[a-z]", re.IGNORECASE)
-REFUSED = re.compile(
-    r"\b(?:not|neither|none|never|cannot|either|unclear|unknown|unsure|incorrect|wrong|false|eliminat\w+|rul\w+\s+out|except|could|might|"
-    r"unlikely|anything\s+but|no\s+sense)\b|n['\u2019]t\b",
-    re.IGNORECASE,
-)
 REFUSED_BEHIND = re.compile(
     r"[\s)\].*]*(?:is|was|would\s+be|can\s+be)\s+(?:\w+ly\s+)?(?:not\b|incorrect|wrong|false|eliminated|ruled\s+out)|[\s)\].:*]*(?:incorrect|wrong|false)\b",
     re.IGNORECASE,
@@ -61,18 +69,12 @@ LINE = re.compile(
     r"(?P<open>[(\[])?(?P<letter>[A-Ja-j])(?![A-Za-z0-9'\u2019])(?P<close>\s*[)\].:,*_]+|\s+[-\u2013]|\s+because\b|\s+|$)\s*(?P<rest>.*)",
     re.DOTALL,
 )
-# `12 km per hour` is a number with a unit; `5 : 3` and `2x` are none.
-UNIT = re.compile(r"(?![xyzn]\b)(?:[A-Za-z][\w./^ ]*)?\.?")
 LETTERED = re.compile(r"\s*\(?([A-Za-z])[).:]\s*(?=\S)")
 SAID_BEFORE = re.compile(
     r"(?:i(?:'d|'ll|\s+would|\s+will)?\s+(?:choose|pick|select|go\s+with)|i\s+(?:think|believe)\s+(?:it'?s|it\s+is)|(?:so\s+)?it(?:'s|\s+is|\s+must\s+be|\s+should\s+be)"
     r"|(?:(?:selected|correct|final|best)\s+)?(?:option|choice|letter|prediction|final|oa|imo|\u2192))\b\s*[:=\u2192-]*\s*",
     re.IGNORECASE,
 )
-QUOTES = re.compile(r"[\"'`\u201c\u201d\u2018\u2019*_$]|[,;!?](?=\s|$)")
-BETWEEN = re.compile(r"\s*([:,/])\s*")
-NONE_OR_ALL = re.compile(r"^(none|all) of (?:these|those|them|the above|the given options)$")
-MINUS = str.maketrans("\u2212\u2013\u2010\u2011", "----")
 
 
 def stated_choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
@@ -89,7 +91,7 @@ def compare_choices(extracted: str, gold: str, choices: tuple[str, ...] = ()) ->
     if extracted[0].isalpha():
         return "right" if letter in extracted.split("|") else "wrong"
     place = LETTERS.index(letter)
-    known = _numbers(choices)[place] if place < len(choices) else None
+    known = numbers_of(choices)[place] if place < len(choices) else None
     if known is None:
         return "unknown"
     return compare_numbers(extracted, known[0])
@@ -101,7 +103,7 @@ def gold_letter(gold: str, choices: tuple[str, ...] = ()) -> str:
     letter = gold.strip().strip("()[]. ").upper()
     if len(letter) == 1 and letter in LETTERS[: len(choices) or 26]:
         return letter
-    same = _letters(gold, choices)
+    same = letters_of(gold, choices)
     if same is None:
         raise ValueError(f"not an option: {gold[:40]!r}")
     return same[0]
@@ -134,16 +136,24 @@ def listed(choices: tuple[str, ...]) -> str:
 def _read(statement: Statement, choices: tuple[str, ...]) -> str | None:
     """The letter that the words state, several as `B|E` or the number of no option; None, UNREADABLE as in `last_stated`."""
     only = ONLY.match(statement.words)
-    if only is not None and _is_option(only[1], choices):
+    if only is not None and is_option(only[1], choices):
         return only[1]
     words = to_plain(statement.words).replace("**", "").strip()
-    if statement.kind in ("line", "first"):
-        return _read_line(words if statement.kind == "line" else Statement(words, "first").sentence, choices)
+    if statement.kind == "opening":
+        return opening_option(statement.words, choices)
+    if statement.kind == "closing":
+        return closing_option(statement.words, choices)
+    if statement.kind == "line":
+        return _read_line(words, choices) or option_by_value(Statement(words, "line"), choices) or None
+    if statement.kind == "first":
+        return _read_line(Statement(words, "first").sentence, choices) or option_by_value(Statement(words, "first"), choices)
     if statement.kind == "conclusion":
-        return _read_conclusion(words, choices)
+        # The number of no option may stand beside the option: `I am 70% sure that it is A.`
+        found = _read_conclusion(words, choices)
+        return found if found and found[0].isalpha() else None
     line, sentence = words.partition("\n")[0], Statement(words, statement.kind).sentence
-    whole_line = _letters(line, choices) or _letters(sentence, choices)
-    if whole_line is not None and (len(_exact(line)) > 1 or line[:1].islower()):
+    whole_line = letters_of(line, choices) or letters_of(sentence, choices)
+    if whole_line is not None and (len(as_written(line)) > 1 or line[:1].islower()):
         return whole_line
     meant = _without_denied(words, choices)
     found = _read_marked(meant, statement.kind, choices)
@@ -156,7 +166,7 @@ def _read_marked(words: str, kind: Kind, choices: tuple[str, ...]) -> str | None
     lead = LEAD.match(words)
     assert lead is not None
     letter = LETTER.match(words, lead.end())
-    if letter is not None and _is_option(letter["letter"].upper(), choices):
+    if letter is not None and is_option(letter["letter"].upper(), choices):
         rest = words[letter.end() :]
         if _another(letter["letter"].upper(), rest, choices) or REFUSED_BEHIND.match(rest):
             return UNREADABLE
@@ -164,42 +174,42 @@ def _read_marked(words: str, kind: Kind, choices: tuple[str, ...]) -> str | None
         alone = not rest.strip(" .*_$\"'`)]}\n")
         capital = letter["letter"].isupper()
         if bracketed or alone or (capital and not (letter["letter"] in "AI" and GOES_ON.match(rest))):
-            return _agreed(letter["letter"].upper(), rest, choices)
-        by_text = _by_text(words, choices)
+            return agreed(letter["letter"].upper(), rest, choices)
+        by_text = option_by_text(words, choices)
         return by_text or (letter["letter"] if capital else None)
     sentence = Statement(words, kind).sentence
-    by_text, named = _by_text(sentence, choices), _named(sentence, choices)
+    by_text, named = option_by_text(sentence, choices), _named(sentence, choices)
     if by_text and named and named not in by_text.split("|"):
         return UNREADABLE
     found = named or by_text
-    return _by_value(Statement(words, kind), choices) if found is None else found
+    return option_by_value(Statement(words, kind), choices) if found is None else found
 
 
 def _read_conclusion(words: str, choices: tuple[str, ...]) -> str | None:
     whole = WHOLE.match(words)
-    if whole is not None and _is_option(whole["letter"], choices) and not REFUSED_BEHIND.match(words[whole.end() - 1 :]):
+    if whole is not None and is_option(whole["letter"], choices) and not REFUSED_BEHIND.match(words[whole.end() - 1 :]):
         if _another(whole["letter"], words[whole.end() :], choices):
             return UNREADABLE
-        return _agreed(whole["letter"], words[whole.end() :], choices)
+        return agreed(whole["letter"], words[whole.end() :], choices)
     named, sentence = _named(words, choices), Statement(words, "conclusion")
     if named is None:
-        return _by_text(sentence.sentence, choices) or _by_value(sentence, choices)
-    number = _by_value(sentence, choices)
+        return option_by_text(sentence.sentence, choices) or option_by_value(sentence, choices)
+    number = option_by_value(sentence, choices)
     return UNREADABLE if number and number[0].isalpha() and named not in number.split("|") else named
 
 
 def _read_line(line: str, choices: tuple[str, ...]) -> str | None:
-    """The option that a line is, by letter, by text or by value, or that it says is right."""
+    """The option that a line is, by letter or by text, or that it says is right."""
     line = line.strip(DECORATION)
     said = SAID_BEFORE.match(line)
     line = line if said is None else line[said.end() :].strip(DECORATION)
-    same = _letters(line, choices)
+    same = letters_of(line, choices)
     if same is not None and len(line) > 1:
         return same
     found = LINE.fullmatch(line)
-    if found is not None and _is_option(found["letter"].upper(), choices):
+    if found is not None and is_option(found["letter"].upper(), choices):
         letter, rest, close = found["letter"].upper(), found["rest"].strip(DECORATION), found["close"].strip()
-        if not rest or letter in (_letters(rest, choices) or "").split("|"):
+        if not rest or letter in (letters_of(rest, choices) or "").split("|"):
             return letter
         others = {other for other in re.findall(r"[(\[]([A-J])[)\]]", rest) if other != letter}
         if (
@@ -209,11 +219,11 @@ def _read_line(line: str, choices: tuple[str, ...]) -> str | None:
             and not REFUSED_BEHIND.match(found["rest"])
             and not IT_IS_NOT.search(rest)
         ):
-            return UNREADABLE if _another(letter, line[1:], choices) else _agreed(letter, rest, choices)
-    right = {letter for letter in LETTER_RIGHT.findall(line) if _is_option(letter, choices)}
+            return UNREADABLE if _another(letter, line[1:], choices) else agreed(letter, rest, choices)
+    right = {letter for letter in LETTER_RIGHT.findall(line) if is_option(letter, choices)}
     if len(right) == 1:
         return right.pop()
-    return _by_value(Statement(line, "line"), choices) or None
+    return None
 
 
 def _without_denied(words: str, choices: tuple[str, ...]) -> str:
@@ -230,22 +240,12 @@ def _another(letter: str, rest: str, choices: tuple[str, ...]) -> bool:
     behind = rest.lstrip(" ).:*]")
     place = LETTERS.index(letter)
     if place < len(choices):
-        if _letters(behind.partition("\n")[0], choices) == letter:
+        if letters_of(behind.partition("\n")[0], choices) == letter:
             return False
         if behind.casefold().startswith(choices[place].casefold()):
             rest = behind[len(choices[place]) :]
     other = ANOTHER.match(rest)
-    return other is not None and _is_option(other["another"], choices)
-
-
-def _is_option(letter: str, choices: tuple[str, ...]) -> bool:
-    return letter in LETTERS[: len(choices) or 10]
-
-
-def _agreed(letter: str, rest: str, choices: tuple[str, ...]) -> str:
-    """The letter, unless what stands behind it is the text of another option."""
-    behind = _letters(Statement(rest.lstrip(" ).:*]"), "line").sentence, choices)
-    return UNREADABLE if behind is not None and letter not in behind.split("|") else letter
+    return other is not None and is_option(other["another"], choices)
 
 
 def _named(words: str, choices: tuple[str, ...]) -> str | None:
@@ -253,118 +253,4 @@ def _named(words: str, choices: tuple[str, ...]) -> str | None:
         return None
     letters = {m["named"] or m["bracketed"] or m["subject"] for m in NAMED.finditer(words)}
     letter = letters.pop() if len(letters) == 1 else None
-    return letter if letter is not None and _is_option(letter, choices) else None
-
-
-def _letters(said: str, choices: tuple[str, ...]) -> str | None:
-    """The options that read exactly so; where none does, those that read so but for case and quotes, if they are all the same."""
-    exact, plain = _by_reading(choices)
-    return exact.get(_exact(said)) or plain.get(_plain(said))
-
-
-@functools.lru_cache(maxsize=4096)
-def _by_reading(choices: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """Letters by what the options read exactly, and by what they read plainly where that tells them apart."""
-    exact: dict[str, str] = {}
-    readings: dict[str, set[str]] = {}
-    for letter, choice in zip(LETTERS, choices, strict=False):
-        if _exact(choice):
-            exact[_exact(choice)] = f"{exact[_exact(choice)]}|{letter}" if _exact(choice) in exact else letter
-            readings.setdefault(_plain(choice), set()).add(_exact(choice))
-    plain = {reading: exact[min(same)] for reading, same in readings.items() if reading and len(same) == 1}
-    return exact, plain
-
-
-def _by_text(words: str, choices: tuple[str, ...]) -> str | None:
-    """The option whose text the words are, begin with, or alone contain; the longest where one holds another."""
-    whole = _letters(words, choices)
-    if whole is not None:
-        return whole
-    said = _plain(words)
-    for fits in (lambda text: said.startswith(f"{text} "), lambda text: f" {text} " in f" {said} "):
-        # Numbers are looked for by their value: `10 x 60 = 600` does not begin with an answer.
-        found = {choice for choice in choices if _plain(choice) and fits(_plain(choice)) and _number(choice) is None}
-        longest = max(found, key=lambda choice: len(_plain(choice)), default="")
-        if found:
-            if not all(_plain(choice) in _plain(longest) for choice in found) or (
-                REFUSED.search(words) and not REFUSED.search(longest)
-            ):
-                return UNREADABLE
-            if _offered(said[said.find(_plain(longest)) + len(_plain(longest)) :], choices):
-                return UNREADABLE
-            return _letters(longest, choices) if _alone(longest, choices) else UNREADABLE
-    return None
-
-
-def _offered(behind: str, choices: tuple[str, ...]) -> bool:
-    """Whether `or`, `and` and another option's text come next."""
-    linked = re.match(r" (?:or|and|and/or) (?:the |an? )?", behind)
-    return linked is not None and any([behind[linked.end() :].startswith(_plain(choice)) for choice in choices if _plain(choice)])
-
-
-def _alone(choice: str, choices: tuple[str, ...]) -> bool:
-    """Whether no other option differs from it by case and quotes only."""
-    return len({_exact(other) for other in choices if _plain(other) == _plain(choice)}) == 1
-
-
-def _by_value(statement: Statement, choices: tuple[str, ...]) -> str | None:
-    stated = read_number(statement)
-    if not stated or not choices:
-        return stated if choices else None
-    found = value(stated)
-    known = [(place, number[0]) for place, number in enumerate(_numbers(choices)) if number is not None]
-    same = [place for place, number in known if value(number) == found] or [
-        place for place, number in known if compare_numbers(stated, number) == "right"
-    ]
-    if not same:
-        return stated
-    unit = _unit(to_ascii(statement.words))
-    units = [(_numbers(choices)[place] or ("", ""))[1] for place in same]
-    fitting = [place for place, other in zip(same, units, strict=True) if _units_agree(unit, other)]
-    if len(set(units)) > 1 and not unit:
-        return None
-    return "|".join(LETTERS[place] for place in fitting) or None
-
-
-@functools.lru_cache(maxsize=4096)
-def _numbers(choices: tuple[str, ...]) -> tuple[tuple[str, str] | None, ...]:
-    """Of each option its number and its unit, None where it is no number."""
-    return tuple(_number(choice) for choice in choices)
-
-
-def _number(choice: str) -> tuple[str, str] | None:
-    text = to_ascii(to_plain(choice)).strip().strip("$").strip()
-    match = NUMBER.match(text)
-    rest = "" if match is None else text[match.end() :].strip()
-    if match is None or not UNIT.fullmatch(rest):
-        return None
-    try:
-        return plain_number(match.group()), _unit(text)
-    except ValueError:
-        return None
-
-
-def _unit(text: str) -> str:
-    """The word behind the first number, without its plural."""
-    match = NUMBER.search(text)
-    word = re.match(r"\s*([A-Za-z]+)", text[match.end() :]) if match is not None else None
-    return "" if word is None else word[1].lower().removesuffix("s")
-
-
-def _units_agree(one: str, other: str) -> bool:
-    return not one or not other or one.startswith(other) or other.startswith(one)
-
-
-@functools.lru_cache(maxsize=16384)
-def _exact(text: str) -> str:
-    """Without surplus white space and the final stop; case and every sign make a difference."""
-    return " ".join(to_plain(text[:1000]).translate(MINUS).split()).rstrip(". ")
-
-
-@functools.lru_cache(maxsize=16384)
-def _plain(text: str) -> str:
-    """Also without case, quotes, and the article at the beginning."""
-    words = QUOTES.sub("", _exact(text)).casefold().split()
-    if len(words) > 1 and words[0] in ("a", "an", "the"):
-        words = words[1:]
-    return BETWEEN.sub(r"\1", NONE_OR_ALL.sub(r"\1", " ".join(words).rstrip(". ")))
+    return letter if letter is not None and is_option(letter, choices) else None

@@ -77,7 +77,9 @@ NAMES = re.compile(
     r"(?:[A-Za-z]{1,4}'?(?:_\{?\\?[A-Za-z0-9]+\}?)?|\\[a-z]+(?:_\{?\w+\}?)?|\\?\|\s*\\?[\w{}]+\s*\\?\|"
     r"|\{[A-Za-z ]+\}|\[?[A-Z]{1,4}\]?)\s*(?:\([^()]*\))?$"
     r"|^[A-Za-z](?:\^\{?-1\}?)?\(.*\)$|^m?\\angle\s*[A-Z]+$|^[A-Za-z]_\{\\text\s*\{\w+\}\}$|^\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)$|^\\mathbf\{\w\}$"
-    r"|^[A-Za-z]+\s[A-Za-z ]+$|^(?:[\d\s+*/^.(){}!%-]|\\(?:frac|cdot|times|sqrt|div|pi|binom|choose))+$"
+    r"|^[A-Za-z]+\s[A-Za-z ]+$"
+    r"|^(?:[\d\s+*/^.(){}!%_-]"
+    r"|\\(?:frac|cdot|times|sqrt|div|pi|binom|choose|log|ln|sin|cos|tan|lfloor|rfloor|lceil|rceil|circ)(?![a-zA-Z]))+$"
 )
 
 
@@ -204,6 +206,12 @@ def _interval(part: str) -> str | None:
         if first in (">", r"\ge") and second in (">", r"\ge"):
             return ("(" if second == ">" else "[") + f"{high},{low}" + (")" if first == ">" else "]")
     return None
+
+
+def as_column(expression: str) -> str:
+    r"""A tuple as a column vector: `(1, 2)` as `\begin{pmatrix} 1 \\ 2 \end{pmatrix}`; anything else as it is."""
+    point = re.fullmatch(r"\(([^()]*,[^()]*)\)", expression)
+    return expression if point is None else rf"\begin{{pmatrix}}{point[1].replace(',', chr(92) * 2)}\end{{pmatrix}}"
 
 
 def is_interval(expression: str) -> bool:

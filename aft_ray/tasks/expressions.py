@@ -8,10 +8,12 @@ import functools
 import re
 from fractions import Fraction
 
+from aft_ray.tasks.closing_expressions import MATHS, closing_expression, inside
 from aft_ray.tasks.expression_forms import (
     MAX_LENGTH,
     MEMBER,
     TEXT,
+    as_column,
     as_interval,
     as_text,
     brackets_differ,
@@ -24,12 +26,12 @@ from aft_ray.tasks.expression_forms import (
     split_unit,
 )
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.numbers import plain_number, read_number, value
-from aft_ray.tasks.stated import UNREADABLE, Statement, boxed, last_stated
+from aft_ray.tasks.number_forms import plain_number, value
+from aft_ray.tasks.numbers import read_number
+from aft_ray.tasks.sentences import UNREADABLE, Statement
+from aft_ray.tasks.stated import boxed, last_stated
 from schemas import Verdict
 
-INLINE = r"\$(?P<inline>(?:\\.|[^$\\])+)\$"
-MATHS = re.compile(rf"\$\$(?P<display>(?:\\.|[^$\\])+)\$\$|{INLINE}|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]", re.DOTALL)
 ANOTHER = re.compile(r"\s*(?:,|or\b|and\b)\s*(?:(?:or|and)\b\s*)?(?:\$|\\\(|\\\[)")
 SECOND_THOUGHTS = re.compile(r"\b(?:not|never|cannot|unclear|unknown|wrong|incorrect)\b|n['\u2019]t\b", re.IGNORECASE)
 NOT_THAT = re.compile(r",?\s*(?:not|rather\s+than|instead\s+of)\s+\S+$")
@@ -71,7 +73,7 @@ def compare_expressions(extracted: str, gold: str, choices: tuple[str, ...] = ()
             return told if isinstance(told, str) else "right" if told else "wrong"
     numbers = _number(said), _number(wanted)
     if numbers[0] is not None and numbers[1] is not None:
-        return "right" if numbers[0] == numbers[1] else "wrong"
+        return "right" if numbers[0] == numbers[1] or _same_per_cent(said, wanted) else "wrong"
     return _compare_values(said, wanted)
 
 
@@ -81,7 +83,7 @@ def _compare_values(said: str, wanted: str) -> Verdict | None:
     if meant is None:
         return "unknown"
     said, wanted, units_differ = meant
-    if compact(said) == compact(wanted):
+    if compact(said) == compact(wanted) or (r"\circ" not in wanted and compact(said.replace(r"^\circ", "")) == compact(wanted)):
         return "unknown" if units_differ else "right"
     numbers = _number(said), _number(wanted)
     if numbers[0] is not None and numbers[1] is not None:
@@ -106,6 +108,14 @@ def _compare_with_words(said: str, wanted: str) -> Verdict:
     return "wrong" if not numbers[0] and not TEXT.search(wanted) and not re.search("[A-Za-z]", TEXT.sub("", said)) else "unknown"
 
 
+def _same_per_cent(said: str, wanted: str) -> bool:
+    r"""Whether `60\%` is said for `\frac{3}{5}`, or the other way round."""
+    if said.endswith("%") == wanted.endswith("%"):
+        return False
+    found, asked = (_number(text) for text in (said, wanted))
+    return found is not None and asked is not None and (found == asked * 100 if said.endswith("%") else found * 100 == asked)
+
+
 def normal(said: str, wanted: str) -> tuple[str, str, bool] | None:
     """Both in forms that can be compared, and whether they differ in their units; None where what is said is only a part."""
     if same_letters(said, wanted) is None:
@@ -121,6 +131,8 @@ def normal(said: str, wanted: str) -> tuple[str, str, bool] | None:
             return None
         said, wanted = found, asked
     said, wanted = (MEMBER.sub("", text) for text in (said, wanted))
+    if wanted.startswith(r"\begin{pmatrix}") and "&" not in wanted:
+        said = as_column(said)
     if is_interval(wanted) != is_interval(said):
         said, wanted = as_interval(said) or said, as_interval(wanted) or wanted
     said = re.sub(r"\s*(?:\\text\s*\{\s*or\s*\}|\bor\b)\s*", r"\\cup ", said) if is_interval(wanted) else said
@@ -172,8 +184,11 @@ def _read(statement: Statement, in_box: bool) -> str | None:
     words = statement.words.strip()
     if statement.kind == "box":
         return _readable(words)
-    if statement.kind in ("line", "first"):
+    if statement.kind in ("line", "first", "opening"):
         return None
+    if statement.kind == "closing":
+        found = closing_expression(words)
+        return _readable(found) if found else found
     words = words.lstrip(":*_ ") if not EMPHASIS.match(words) else words
     formula = MATHS.match(words) if statement.kind != "conclusion" else None
     if formula is not None:
@@ -187,7 +202,7 @@ def _read(statement: Statement, in_box: bool) -> str | None:
             return _readable(sentence.replace("$", ""))
         if SECOND_THOUGHTS.search(NOT_THAT.sub("", sentence)) or len(formulas) > 1:
             return UNREADABLE if statement.kind == "marker" else None
-        return _readable(_inside(formulas[0]))
+        return _readable(inside(formulas[0]))
     if statement.kind == "conclusion":
         return None
     return _read_words(words.partition("\n")[0] if statement.kind == "label" else sentence, in_box)
@@ -195,13 +210,13 @@ def _read(statement: Statement, in_box: bool) -> str | None:
 
 def _read_formulas(words: str, formula: re.Match[str]) -> str | None:
     """The formula that the words begin with, or the list of those that are joined to it."""
-    found, end, offered = [_inside(formula)], formula.end(), False
+    found, end, offered = [inside(formula)], formula.end(), False
     while (link := ANOTHER.match(words, end)) is not None:
         following = MATHS.match(words, link.end() - (2 if words[link.end() - 1] in "([" else 1))
         if following is None:
             return UNREADABLE
         offered = offered or "or" in link.group()
-        found.append(_inside(following))
+        found.append(inside(following))
         end = following.end()
     if re.match(r",?\s*(?:which|but|and)?\s*(?:is|are)?\s*(?:wrong|incorrect|not\s+(?:right|correct))\b", words[end:]):
         return UNREADABLE
@@ -236,10 +251,6 @@ def _read_words(sentence: str, in_box: bool) -> str | None:
     if prose > MAX_WORDS or (prose and re.search(r"\d", sentence)):
         return read_number(Statement(sentence, "marker"))
     return _readable(sentence)
-
-
-def _inside(formula: re.Match[str]) -> str:
-    return next(group for group in formula.groups() if group is not None)
 
 
 def _readable(words: str) -> str | None:

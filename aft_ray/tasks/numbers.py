@@ -1,32 +1,26 @@
-r"""Numbers as answers: read as people write them, compared as exact fractions. Nothing is ever evaluated.
+r"""Numbers as answers: the one that a statement states."""
 
-`$1,234.50`, `-5`, `3/4`, `3 1/2`, `50%`, `1.5 million`, `1e5`, `3 \times 10^8`, `\frac{3}{4}`, `eighteen`, digits of any script.
-"""
-
-import functools
 import re
-import unicodedata
-from fractions import Fraction
 
+from aft_ray.tasks.closing_numbers import closing_number
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.stated import SENTENCES, UNREADABLE, Statement, last_stated
-from schemas import Verdict
-
-# Longer ones are no answers, and Python refuses to read some of them.
-MAX_DIGITS = 100
-SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "k": 10**3}
-MINUS = r"\-\u2212\u2013\u2011"
-CURRENCY = r"(?:(?:US|A|C)?\$|[\u20ac\u00a3\u20b9\u00a5]|Rs\.?(?=[\s\d])|USD\b|EUR\b)"
-NUMBER = re.compile(
-    rf"""(?P<sign>[{MINUS}+]|(?:negative|minus)\b)? \s? {CURRENCY}? \s? (?P<sign2>[{MINUS}]?)
-    (?: (?P<whole>\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d{{1,2}}(?:,\d\d)+,\d{{3}}(?!\d)|\d+) (?P<decimals>\.\d+)? | (?P<bare>\.\d+) )
-    (?: [eE](?P<e>[-+]?\d{{1,3}})(?!\w)
-      | \s?[*x\u00d7]\s?10\s?\^\s?\{{?\s?(?P<ten>[{MINUS}]?\d{{1,3}})\s?\}}?
-      | (?:\s+|\s?-\s?|\s+and\s+)(?P<over>\d{{1,9}})/(?P<under>\d{{1,9}})(?![\d.])
-      | \s?/\s?(?P<denominator>\d+)(?!\.?\d) )?
-    (?: \s?(?P<percent>%|percent\b) | \s?(?P<scale>(?:thousand|million|billion|trillion|dozen)\b|[kK](?!\w)) )?""",
-    re.VERBOSE,
+from aft_ray.tasks.number_forms import (
+    CURRENCY,
+    MINUS,
+    NUMBER,
+    SPELLED,
+    SPELLED_ANYWHERE,
+    compare_numbers,
+    in_digits,
+    plain_number,
+    spelled_in_digits,
+    to_ascii,
 )
+from aft_ray.tasks.sentences import COMPLETE, SENTENCES, UNREADABLE, Statement
+from aft_ray.tasks.stated import last_stated
+
+__all__ = ["compare_numbers", "plain_number", "read_number", "stated_number"]
+
 # The plain case, much faster: nothing but a whole number.
 PLAIN = re.compile(r"[ $]*(-?[0-9]{1,15})\.?\s*$")
 # What may stand before a number that is stated right away.
@@ -66,6 +60,11 @@ EXPLAINS = re.compile(
     re.IGNORECASE,
 )
 WHOLE = re.compile(r"(?:\s*(?:[a-zA-Z/$%]+\.?)){0,3}[\s.*_$`)\]}!]*$")
+# `Total eggs: 18`; in a list only of the total.
+LABELLED = re.compile(
+    r"^\s*(?:(?:[A-Za-z]+\s+){0,3}[A-Za-z]+:|[-*\u2022]\s+(?:\w+\s+){0,2}(?:total|sum|result|altogether|overall)(?:\s+\w+){0,2}:)\s+",
+    re.IGNORECASE,
+)
 VERB = re.compile(r"\b(?:is|are|was|were|has|have|had)\b", re.IGNORECASE)
 LISTED, NEXT_LISTED = re.compile(r"\s*1[.)]\s+"), re.compile(r"\n\s*2[.)]\s")
 NOT_BUT = re.compile(r"\bnot\b[^.;\n]*?\bbut\b(?:\s+rather\b)?", re.IGNORECASE)
@@ -84,27 +83,9 @@ DENIED = re.compile(
 DOUBT = re.compile(
     r"\b(?:unclear|unknown|undefined|impossible|undetermined|cannot\s+be\s+determined|infinit\w+)\b", re.IGNORECASE
 )
-ONES = (
-    "zero one two three four five six seven eight nine ten "
-    "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-)
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-WORDS = {word: value for value, word in enumerate(ONES.split())} | {
-    word: value * 10 for value, word in enumerate(TENS.split(), start=2)
-}
-SPELLED = re.compile(
-    rf"""[\s*_:"']* (?P<minus>(?:negative|minus)\s+)?
-    (?P<words>(?:(?:{"|".join(sorted(WORDS, key=len, reverse=True))}|hundred|thousand|million)\b(?:\s+and\s+(?=[a-z])|[\s-]*))+)
-    (?!\s*of\b)""",
-    re.VERBOSE | re.IGNORECASE,
-)
-SPELLED_ANYWHERE = re.compile(
-    rf"(?<![a-z-])(?={'|'.join(sorted(WORDS, key=len, reverse=True))})" + SPELLED.pattern, SPELLED.flags
-)
 # `two and a half`, `two dozen`: more than the words before.
 HALVES = re.compile(r"\s*(?:and\s+)?(?:a\s+)?(?:half|halves|dozen|thirds?|quarters?|more|less|fewer|times)\b", re.IGNORECASE)
 DENIED_WORD = re.compile(r"\b(?:not|never|neither|none|cannot)\b|n['\u2019]t\b", re.IGNORECASE)
-VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 
 
 def stated_number(text: str, choices: tuple[str, ...] = ()) -> str | None:
@@ -120,8 +101,13 @@ def read_number(statement: Statement) -> str | None:
     words = to_ascii(to_plain(statement.words))
     if "<<" in words:
         words = ANNOTATION.sub("", words)
+    if statement.kind == "opening":
+        return None
+    if statement.kind == "closing":
+        return closing_number(words) or None
     if statement.kind == "line":
-        return _read_line(words)
+        # A complete one was read with its paragraph.
+        return None if COMPLETE.search(words) else _read_line(words)
     if statement.kind == "first":
         return _read_first(words)
     words = NOT_BUT.sub("", FENCE.sub("", words, count=1))
@@ -135,6 +121,8 @@ def read_number(statement: Statement) -> str | None:
     if statement.kind == "label" and _is_heading(sentence, behind):
         return None
     found = _read_sentence(sentence)
+    if statement.kind == "conclusion":
+        return found or None
     if found is None and statement.kind != "box":
         return UNREADABLE if statement.kind == "marker" and (DENIED_WORD.search(sentence) or DOUBT.search(sentence)) else None
     return found
@@ -158,20 +146,20 @@ def _read_sentence(sentence: str) -> str | None:
     begins = NUMBER.match(main, BETWEEN.match(main).end())  # type: ignore[union-attr]
     if begins is not None:
         if SAID_AGAIN.match(main, begins.end()) or not GOES_ON.match(main, begins.end()):
-            return _plain(begins) or UNREADABLE
+            return in_digits(begins) or UNREADABLE
         results = list(RESULT_OF_CALCULATION.finditer(main))
         if results and re.match(rf"(?:\s+[a-zA-Z/$]+\.?){{0,3}}\s*(?:{OPERATOR}|of\b)", main[begins.end() :]):
             return _result(main[results[-1].end() :]) or UNREADABLE
         return _same_again(main) or UNREADABLE
     spelled = SPELLED.match(main)
     if spelled is not None:
-        return UNREADABLE if HALVES.match(main, spelled.end()) else _spelled(spelled)
+        return UNREADABLE if HALVES.match(main, spelled.end()) else spelled_in_digits(spelled)
     return _sole(main)
 
 
 def _same_again(main: str) -> str | None:
     """One of two numbers that are equal: `5/2 or 2.5`."""
-    found = [_plain(number) for number in NUMBER.finditer(main)]
+    found = [in_digits(number) for number in NUMBER.finditer(main)]
     if len(found) == 2 and found[0] and found[1] and compare_numbers(found[0], found[1]) == "right":
         return found[1] if found[1].endswith("%") else found[0]
     return None
@@ -179,7 +167,7 @@ def _same_again(main: str) -> str | None:
 
 def _result(words: str) -> str | None:
     number = NUMBER.match(words, BETWEEN.match(words).end())  # type: ignore[union-attr]
-    return None if number is None or GOES_ON.match(words, number.end()) else _plain(number)
+    return None if number is None or GOES_ON.match(words, number.end()) else in_digits(number)
 
 
 def _sole(sentence: str) -> str | None:
@@ -188,19 +176,19 @@ def _sole(sentence: str) -> str | None:
     if not numbers:
         spelled = [found for found in SPELLED_ANYWHERE.finditer(sentence) if found["words"].strip() != "one"]
         if len(spelled) == 1 and not DENIED.search(f"{sentence[: spelled[0].start()]} "):
-            return _spelled(spelled[0])
+            return spelled_in_digits(spelled[0])
         return None
     if len(numbers) > 1 or DOUBT.search(sentence) or DENIED.search(f"{sentence[: numbers[0].start()]} "):
         return UNREADABLE
-    return UNREADABLE if GOES_ON.match(sentence, numbers[0].end()) else _plain(numbers[0])
+    return UNREADABLE if GOES_ON.match(sentence, numbers[0].end()) else in_digits(numbers[0])
 
 
 def _read_line(line: str) -> str | None:
     """The number that is all of a line, or the result of its equation, or of `Total: 18`, or its only bold number."""
-    words = re.sub(r"^\s*(?:[A-Za-z]+\s+){0,3}[A-Za-z]+:\s+", "", line)
+    words = LABELLED.sub("", line)
     begins = NUMBER.match(words, BETWEEN.match(words).end())  # type: ignore[union-attr]
     if begins is not None and not words[begins.end() :].strip(" .*_$`)]}!"):
-        return _plain(begins)
+        return in_digits(begins)
     bold = BOLD.findall(line)
     if len(bold) == 1 and (inside := _read_sentence(bold[0])):
         return inside
@@ -209,9 +197,9 @@ def _read_line(line: str) -> str | None:
     if "=" in last and not DOUBT.search(last):
         return _result(last.rpartition("=")[2])
     if begins is not None and WHOLE.match(words, begins.end()) and not re.match(r"\s*[-\u2022*]\s", line):
-        return _plain(begins)
+        return in_digits(begins)
     spelled = SPELLED.fullmatch(words.strip(" .*_"))
-    return _spelled(spelled) if spelled is not None else None
+    return spelled_in_digits(spelled) if spelled is not None else None
 
 
 def _read_first(text: str) -> str | None:
@@ -227,99 +215,7 @@ def _read_first(text: str) -> str | None:
         return None
     behind = text.lstrip()[len(sentence) :]
     return (
-        _plain(begins)
+        in_digits(begins)
         if EXPLAINS.match(behind) or re.search(rf"(?<!\d){re.escape(begins.group().strip())}(?!\d)", behind)
         else None
     )
-
-
-def compare_numbers(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:
-    """Equality as exact fractions. Of `50%` and `1.5 million` the bare number counts as well, for gold may be meant so.
-
-    Raises ValueError where gold is no number.
-    """
-    if extracted == gold:
-        return "right"
-    found, found_unit = value(extracted)
-    wanted, wanted_unit = value(plain_number(gold))
-    if found == wanted and (found_unit == wanted_unit or 1 in (found_unit, wanted_unit)):
-        return "right"
-    return "right" if found_unit != wanted_unit and found * found_unit == wanted * wanted_unit else "wrong"
-
-
-@functools.lru_cache(maxsize=4096)
-def plain_number(text: str) -> str:
-    """A text that is a number and nothing else, in plain digits. Raises ValueError where it is not."""
-    text = to_ascii(to_plain(text)).strip().removesuffix(".").strip("$ ") if len(text) <= 2 * MAX_DIGITS else ""
-    match = NUMBER.fullmatch(text)
-    plain = None if match is None else _plain(match)
-    if plain is None:
-        raise ValueError(f"not a number: {text[:40]!r}")
-    return plain
-
-
-def to_ascii(text: str) -> str:
-    """Digits of any script as ASCII ones, and \u00bd as 1/2."""
-    if text.isascii():
-        return text
-    text = VULGAR.sub(lambda m: f" {unicodedata.normalize('NFKC', m.group())} ".replace("\u2044", "/"), text)
-    return "".join(str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else FULLWIDTH.get(c, c) for c in text)
-
-
-# Punctuation of numbers in scripts other than ASCII.
-FULLWIDTH = {
-    "\uff0c": ",",
-    "\uff0e": ".",
-    "\uff0d": "-",
-    "\uff05": "%",
-    "\uff04": "$",
-    "\u2044": "/",
-    "\u066b": ".",
-    "\u066c": ",",
-}
-
-
-def _plain(match: re.Match[str]) -> str | None:
-    digits = (match["whole"] or "0").replace(",", "") + (match["decimals"] or match["bare"] or "")
-    denominator, over, power = match["denominator"], match["over"], match["e"] or match["ten"]
-    if len(digits) + len(denominator or "") > MAX_DIGITS or (denominator or match["under"] or "1").strip("0") == "":
-        return None
-    if denominator is not None:
-        if "." in digits:
-            return None
-        digits = f"{digits}/{denominator}"
-    elif over is not None:
-        if "." in digits:
-            return None
-        digits = str(int(digits) + Fraction(int(over), int(match["under"])))
-    elif power is not None:
-        exponent = int(re.sub(f"[{MINUS}]", "-", power))
-        if abs(exponent) > MAX_DIGITS:
-            return None
-        digits = str(Fraction(digits) * Fraction(10) ** exponent)
-    negative = (match["sign"] not in (None, "+")) != bool(match["sign2"])
-    unit = "%" if match["percent"] else f" {match['scale'].lower()}" if match["scale"] else ""
-    return f"{'-' if negative else ''}{digits}{unit}"
-
-
-@functools.lru_cache(maxsize=4096)
-def value(plain: str) -> tuple[Fraction | int, Fraction | int]:
-    """The bare number, and what its unit multiplies it by."""
-    if plain.isdigit():
-        return int(plain), 1
-    if plain.endswith("%"):
-        return Fraction(plain[:-1]), Fraction(1, 100)
-    number, _, scale = plain.partition(" ")
-    return Fraction(number), SCALES[scale] if scale else 1
-
-
-def _spelled(match: re.Match[str]) -> str | None:
-    total = group = 0
-    for word in re.findall("[a-z]+", match["words"].lower()):
-        if word == "hundred":
-            group = max(group, 1) * 100
-        elif word in SCALES:
-            total, group = total + max(group, 1) * SCALES[word], 0
-        elif word != "and":
-            group += WORDS[word]
-    return f"{'-' if match['minus'] else ''}{total + group}"

@@ -1,28 +1,21 @@
 r"""Where a text states its answer.
 
 Behind a marker: `#### 18`, `The answer is 18`, `Answer: 18`, `\boxed{18}`; the last one counts. A text without any states it
-in its last sentence, if that draws a conclusion (`So she has 18 left.`), or in its last line (`9 * 2 = 18`), or in its first
-(`18. She sells 9 eggs for ...`). What is taken back, supposed or asked states nothing, and neither does anything else, however
-many numbers it holds.
+where it ends, or where it begins (unmarked.py). What is taken back, supposed or asked states nothing.
 """
 
 import functools
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Literal, NamedTuple
 
 from aft_ray.tasks.own_part import own_part
+from aft_ray.tasks.sentences import SENTENCES, WINDOW, Kind, Statement
+from aft_ray.tasks.unmarked import unmarked
 
-Kind = Literal["marker", "box", "label", "conclusion", "line", "first"]
-
-# An answer is short, and a text can be anything: what follows a marker is read no farther than this.
-WINDOW = 400
 MAX_BOX = 2000
 MAX_REST = 5000
 MAX_MARKS = 30
-# What a reader returns for words that state something which is not one answer: nothing stated before them counts either.
-UNREADABLE = ""
 
 # How most texts end, found much faster than by searching for every marker: a number or a letter, and nothing more.
 PLAIN_ENDS: tuple[tuple[str, Kind], ...] = (("#### ", "label"), ("answer is ", "marker"), ("nswer is: ", "label"))
@@ -117,53 +110,8 @@ JOINED_BOX = re.compile(
 )
 OPENING, BRACE = re.compile(r"\s*\{"), re.compile(r"(?<!\\)[{}]")
 HEADING = re.compile(r"\s*(?:\*\*)?\s*(?:step\b|\d+\.\s+[A-Za-z])", re.IGNORECASE)
-CONCLUSION = re.compile(
-    r"(?:^|[,;]\s+)\W*(?:and\s+)?(?:so|therefore|thus|hence|in\s+total|altogether|in\s+conclusion|finally|overall|consequently|"
-    r"(?:this|which|that)\s+means|\u2234)\b,?|^\W*the\s+(?:[\w'-]+\s+){1,12}?(?:is|are|was)\b(?=\s+(?:equal\s+to\s+)?\W{0,3}(?:\d|[A-Z])[^,]*$)",
-    re.IGNORECASE,
-)
-BEFORE_STOP = r"(?<!\bRs\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bMrs\.)(?<!approx\.)(?<!\bvs\.)(?<!i\.e\.)(?<!e\.g\.)"
-ABBREVIATED = r"(?<!\bRs)(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bMrs)(?<!\bapprox)(?<!\bvs)(?<!i\.e)(?<!e\.g)"
-SENTENCES = re.compile(rf"(?<=[!?])\s+|(?<=\.){BEFORE_STOP}\s+|\n+")
-SENTENCE_END = re.compile(rf"(?:{ABBREVIATED}\.|[!?])(?=\s|$|[*\"'\u201d)<])|\n")
-# Politeness behind the last word on the matter.
 # `The answer is not 8` takes nothing back but an 8.
 DENIAL = re.compile(r"[\s*_]*not\s+(?![^.\n]*\bbut\b)", re.IGNORECASE)
-FAREWELL = re.compile(
-    r"\b(?:hope\s+(?:this|that|it)|let\s+me\s+know|feel\s+free|if\s+you\s+have|happy\s+to|good\s+luck|glad\s+to)\b", re.IGNORECASE
-)
-LETTERED = re.compile(r"^[\s*_\u2022-]*(?:Option\s+)?\(?([A-J])[.):]", re.MULTILINE)
-LETTERED_TWICE = re.compile(rf"{LETTERED.pattern}[^\n]*\n+{LETTERED.pattern[1:]}")
-BOLD_LINE = re.compile(r"\s*(?:[-*\u2022]\s+)?\*\*(?P<said>[^*\n]+)\*\*\s*$")
-
-
-class Statement(NamedTuple):
-    """The words that may state the answer, up to the text's end or the window's.
-
-    marker: somewhere in the first sentence. box: it is all that the box holds. label: right at the beginning, or in a sentence
-    that is all that there is. conclusion: as a marker. line: the last line. first: the first line, of a text that goes on.
-    """
-
-    words: str
-    kind: Kind
-
-    @property
-    def sentence(self) -> str:
-        """The words up to the first sentence's end."""
-        words = self.words.lstrip()
-        end = SENTENCE_END.search(words)
-        return words if end is None else words[: end.start()]
-
-    @property
-    def asked(self) -> bool:
-        """Whether the first sentence is a question."""
-        if "?" not in self.words:
-            return False
-        words = self.words.lstrip()
-        end = SENTENCE_END.search(words)
-        return end is not None and end.group() == "?"
-
-
 Reader = Callable[[Statement], str | None]
 
 
@@ -312,30 +260,6 @@ def _marks(nouns: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     for noun in nouns:
         marks += [(noun[1:], noun[0]), (noun[1:].upper(), noun[0])]
     return tuple(marks)
-
-
-def unmarked(text: str, last_only: bool = False) -> Iterator[Statement]:
-    """The last sentence where it draws a conclusion, the last line, and the first line."""
-    tail = text[-WINDOW:].rstrip()
-    pieces = [piece for piece in SENTENCES.split(tail) if re.search(r"\w", piece)]
-    while len(pieces) > 1 and FAREWELL.search(pieces[-1]):
-        tail = tail[: tail.rfind(pieces.pop())].rstrip()
-    sentence = pieces[-1] if pieces else ""
-    cues = list(CONCLUSION.finditer(sentence))
-    if cues:
-        yield Statement(sentence[cues[-1].end() :], "conclusion")
-    line = tail.rpartition("\n")[2]
-    bold = BOLD_LINE.match(line)
-    if bold is not None and " " in bold["said"].strip():
-        yield Statement(bold["said"], "conclusion")
-    # Options that are told over state nothing by the last of them.
-    if not LETTERED.match(line) or len(set(LETTERED.findall(tail))) < 2:
-        yield Statement(line, "line")
-        if pieces and pieces[-1] != line and pieces[-1] in line:
-            yield Statement(pieces[-1], "line")
-    start = text.lstrip()[:WINDOW]
-    if not last_only and not LETTERED_TWICE.match(start) and re.search(r"[\n.,;]\s*\S|\sbecause\b", start):
-        yield Statement(start, "first")
 
 
 def boxed(text: str, start: int) -> str:

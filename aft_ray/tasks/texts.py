@@ -5,7 +5,8 @@ import re
 import unicodedata
 
 from aft_ray.tasks.latex import to_plain
-from aft_ray.tasks.stated import UNREADABLE, Statement, last_stated
+from aft_ray.tasks.sentences import UNREADABLE, Statement
+from aft_ray.tasks.stated import last_stated
 from schemas import Verdict
 
 EDGES = " \t\r\n.,;:!?*_`\"'\u201c\u201d\u2018\u2019\u201e\u00ab\u00bb()[]$\u2022-"
@@ -31,7 +32,7 @@ def _read(statement: Statement) -> str | None:
         return UNREADABLE if statement.kind == "marker" else None
     if statement.kind in ("line", "first") and len(SAID_BEFORE.sub("", found).split()) > MAX_WORDS:
         return None
-    if statement.kind == "conclusion":
+    if statement.kind in ("conclusion", "opening", "closing"):
         return None
     return REASON.sub("", SAID_BEFORE.sub("", found) if statement.kind in ("line", "first") else found)
 

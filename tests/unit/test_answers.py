@@ -280,6 +280,65 @@ def test_expressions(text, gold, verdict, isolated):
 @pytest.mark.parametrize(
     ("text", "gold", "verdict"),
     [
+        ("16 - 7 = 9, 9 * 2 = 18.\n\nJanet earns $18 per day at the market.", "18", "right"),
+        ("5 + 3 = 8\n\n**8 fruits** are left (5 apples and 3 pears).\n\n*Check:* 8 - 3 = 5", "8", "right"),
+        ("So Ann will be 30 in 5 years.", "30", "right"),
+        ("After buying 3 books she has 40 dollars left.", "40", "right"),
+        ("He sold 5 in the morning and 3 in the afternoon, for a total of 8.", "8", "right"),
+        ("Each of the 4 children gets 6 cookies, with 2 left over. Let me know if you have questions!", "6", "right"),
+        ("Now 24 / 4 = 6. Six cookies per friend.", "6", "right"),
+        ("The cost is $20. Would you like me to explain any of the steps?", "20", "right"),
+        ("He has 5 apples and 3 pears.", "8", "unknown"),
+        ("The sum is 20. To find the average, divide this by 4.", "4", "unknown"),
+        ("So 12 + 8 = 20, and", "20", "unknown"),
+        ("I cannot solve this without knowing the price. It was $5 last year.", "5", "unknown"),
+        ("It could be 20.", "20", "unknown"),
+    ],
+)
+def test_numbers_that_nothing_marks(text, gold, verdict, isolated):
+    assert check_answer(text, gold, (), NUMBER, isolated).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "gold", "verdict"),
+    [
+        ("It comes to 600, so C is the one.", VALUES, "C", "right"),
+        ("Since A, B and D are too large and E too small, only C is left.", VALUES, "C", "right"),
+        ("The cost is 6000 / 10 = 600.", VALUES, "C", "right"),
+        ("What one feels is a **feeling of guilt**. Cake has nothing to do with it.", TEXTS, "D", "right"),
+        ("A person who hits someone feels remorse. I'd go with D.", TEXTS, "D", "right"),
+        ("B. One feels pleasure. Cake (E) is a common mistake.", TEXTS, "B", "right"),
+        ("That would be a pleasure, not a cake.", TEXTS, "B", "right"),
+        ("There would be pleasure or cake.", TEXTS, "E", "unknown"),
+        ("Pleasure makes no sense here. A cake is not related to killing.", TEXTS, "A", "unknown"),
+        ("I am torn between A and D.", TEXTS, "D", "unknown"),
+    ],
+)
+def test_options_that_nothing_marks(text, choices, gold, verdict, isolated):
+    assert check_answer(text, gold, choices, CHOICE, isolated).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
+        (r"The sum of the roots is $-\frac{b}{a} = -3$.", "-3", "right"),
+        (r"So $x=2$ or $x=3$.", "2,3", "right"),
+        (r"Then $x = 5$ and $y = 3$, so $xy = 15$.", "15", "right"),
+        ("So p = 6, q = 31, r = -1.", "(6,31,-1)", "right"),
+        (r"The minimum is therefore $2\sqrt{6}$, attained at $x = 3$.", r"2\sqrt6", "right"),
+        ("Therefore f(x) = 2x + 1.", "2x+1", "right"),
+        (r"We have to find $x$ such that $x^2 = 49$.", "7", "unknown"),
+        (r"Suppose $x = 7$.", "7", "unknown"),
+        (r"Since $n$ must be even, $n = 4$ is not possible.", "4", "unknown"),
+    ],
+)
+def test_expressions_that_nothing_marks(text, gold, verdict, isolated):
+    assert check_answer(text, gold, (), EXPRESSION, isolated).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
         ("The answer is Paris.", "Paris", "right"),
         ("The answer is 'paris'", "Paris", "right"),
         (r"\boxed{\text{Paris}}", "Paris", "right"),
