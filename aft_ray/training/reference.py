@@ -9,7 +9,13 @@ import torch
 
 from aft_ray.training.batches import Example, make_batch, share_out
 from aft_ray.training.examples import candidate_chains, within
-from aft_ray.training.worker import TrainingJob, prepare_environment, read_training_groups, start_engine
+from aft_ray.training.worker import (
+    TrainingJob,
+    leave_process_group,
+    prepare_environment,
+    read_training_groups,
+    start_engine,
+)
 from schemas import ReferenceScores, write_parquet
 
 
@@ -42,3 +48,4 @@ def reference_worker(settings: dict[str, Any]) -> None:
         for question_id, by_index in sorted(found.items())
     ]
     write_parquet(job.out / f"references-{context.get_world_rank():05}.parquet", ReferenceScores, records)
+    leave_process_group(job.resources)

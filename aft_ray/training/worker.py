@@ -69,6 +69,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         counts = {"examples": len(examples), "left out": left_out, "steps": step}
         (job.out / "training.json").write_text(json.dumps({"counts": counts, "history": history, "probe": probe}))
     deepspeed.comm.barrier()
+    leave_process_group(job.resources)
 
 
 def prepare_environment(resources: ResourcesConfig) -> None:
@@ -152,6 +153,14 @@ def join_process_group(resources: ResourcesConfig) -> None:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed reads them
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def leave_process_group(resources: ResourcesConfig) -> None:
+    """In this process another training may follow; DeepSpeed keeps groups that only it can forget."""
+    import deepspeed
+
+    if resources.training_workers == 0:
+        deepspeed.comm.destroy_process_group()
 
 
 def deepspeed_config(job: TrainingJob) -> dict[str, Any]:

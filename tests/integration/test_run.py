@@ -221,7 +221,8 @@ def test_a_second_start_does_nothing(finished_run, small_config):
 def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(finished_run, small_config, groups, tmp_path):
     """With reference log-likelihoods, kept with the records; the second round samples from the model of the first."""
     shutil.copytree(finished_run[0], tmp_path / "small")
-    resources = small_config.resources.model_copy(update={"sampling_actors": (1, 2)})  # they change no result
+    # They change no result; without workers, three trainings in a row are done in this process.
+    resources = small_config.resources.model_copy(update={"sampling_actors": (1, 2), "training_workers": 0})
     alignment = small_config.alignment.model_copy(update={"loss": "dpo", "options": {"beta": 0.2}})
     changed = {"alignment": alignment, "resources": resources, "rounds": 2, "runs_dir": tmp_path}
     made, summary, printed = execute(small_config.model_copy(update=changed))
