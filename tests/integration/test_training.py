@@ -2,15 +2,18 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
+from aft_ray.losses import LOSSES, loss_function, needs_reference
 from aft_ray.tasks.arithmetic import generate
 from aft_ray.training.batches import global_batches, share_out
-from aft_ray.training.trainer import run_training
+from aft_ray.training.trainer import run_training, score_references
 from aft_ray.training.worker import TrainingJob, load_examples
 from schemas import Candidate, CandidateGroup, write_parquet
 from tests.conftest import tokenized
@@ -127,3 +130,39 @@ def test_two_workers_with_unequal_shares_give_the_weights_of_a_plain_loop(zero_s
         moved = (expected[name] - start[name]).norm()
         assert (parameter - expected[name]).norm() < 0.02 * moved, name
     assert json.loads((tmp_path / "training.json").read_text())["counts"]["steps"] == 2
+
+
+def test_every_loss_trains_and_moves_the_model(tiny_llama, tmp_path):
+    """In this process, one after the other, with the boundary and the references that a run would give them."""
+    groups = list(skewed_groups(AutoTokenizer.from_pretrained(tiny_llama)))
+    (tmp_path / "groups").mkdir()
+    write_parquet(tmp_path / "groups" / "groups.parquet", CandidateGroup, groups)
+
+    def job(name: str, out: Path, references: Path | None) -> TrainingJob:
+        out.mkdir()
+        return TrainingJob(
+            model=ModelConfig(path=tiny_llama, precision="fp32"),
+            training=AlignmentConfig(loss=name, beta="auto", learning_rate=LEARNING_RATE, epochs=2, questions_per_step=8),
+            resources=ResourcesConfig(training_workers=0, zero_stage=0),
+            seed=0,
+            task_weights={},
+            records=tmp_path / "groups",
+            out=out,
+            counter=None,
+            references=references,
+        )
+
+    score_references(job("dpo", tmp_path / "references", None))
+    start = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    for name in LOSSES:
+        needed = needs_reference(loss_function(name))
+        run_training(job(name, tmp_path / name, tmp_path / "references" if needed else None))
+        history = json.loads((tmp_path / name / "training.json").read_text())["history"]
+        assert len(history) == 2, name
+        assert all(math.isfinite(step["alignment_loss"]) for step in history), name
+        if name in ("dpo", "cdpo"):  # no ratio has moved: log 2 for six of the seven questions that are trained on
+            assert history[0]["alignment_loss"] == pytest.approx(math.log(2) * 6 / 7, abs=1e-4)
+        trained = AutoModelForCausalLM.from_pretrained(tmp_path / name / "model", dtype=torch.float32)
+        moved = [not torch.equal(p, q) for p, q in zip(trained.parameters(), start.parameters(), strict=True)]
+        assert any(moved), name
+        shutil.rmtree(tmp_path / name)
