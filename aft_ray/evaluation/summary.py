@@ -41,40 +41,59 @@ def summarise(
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     for task in dict.fromkeys(model["task"] for model in summary["models"]):
         models = [model for model in summary["models"] if model["task"] == task]
-        console.print(task_table(models, [c for c in summary["comparisons"] if c["task"] == task], summary))
+        compared = [comparison for comparison in summary["comparisons"] if comparison["task"] == task][-1]
+        console.print(task_table([models[0], models[-1]], compared, summary))
+        if len(models) > 2:
+            console.print(rounds_table(models))
         console.print(
             f"[dim]assessment: the right chain scores higher, over {models[0]['assessment_pairs']:,} pairs of "
             f"{models[0]['assessment_questions']} questions[/]",
             highlight=False,
         )
-    console.print("[dim]s: mean log-likelihood per token, nats; gains are over vft; p: paired tests[/]", highlight=False)
+    console.print(
+        "[dim]s: mean log-likelihood per token, nats; repetition: 4-grams that repeat, unended: chains cut off (greedy ones); "
+        "p: paired tests[/]",
+        highlight=False,
+    )
 
 
-def task_table(models: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]], summary: dict[str, Any]) -> Table:
-    """A row a measure, a column a model, the gains of the last."""
+def rounds_table(models: Sequence[dict[str, Any]]) -> Table:
+    """A row a round."""
+    k = str(min(model["k"] for model in models))
+    table = Table(title="by round", title_justify="left")
+    for heading in ("model", "accuracy", *((f"maj@{k}", f"pass@{k}") if k != "0" else ()), "assessment"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for model in models:
+        sampled = (model["majority"]["mean"], model["pass_at_k"][k]["mean"]) if k != "0" else ()
+        shares = (model["accuracy"], *sampled, model["assessment_accuracy"])
+        table.add_row(model["name"], *(_share(value, None) for value in shares))
+    return table
+
+
+def task_table(models: Sequence[dict[str, Any]], compared: dict[str, Any], summary: dict[str, Any]) -> Table:
+    """A row a measure; before, after, and the gain."""
     origin = "" if models[0]["trained_on"] else ", never trained on"
     what = f"{models[0]['task']}{origin}, {models[0]['n']} held-out questions"
     table = Table(title=f"{what}, seed {summary['seed']}, {summary['confidence']:.0%} intervals", title_justify="left")
-    last = comparisons[-1]
-    table.add_column("")
-    for heading in (*(model["name"] for model in models), f"gain of {last['model']}"):
+    table.add_column("", no_wrap=True)
+    for heading in (*(model["name"] for model in models), "gain"):
         table.add_column(heading, justify="right", no_wrap=True)
     k = min(model["k"] for model in models)
 
     def row(name: str, cells: Sequence[str], gain: str = "") -> None:
-        table.add_row(name, *cells, _gain(last[f"{gain}_gain"], last[f"{gain}_p"]) if gain else "")
+        table.add_row(name, *cells, _gain(compared[f"{gain}_gain"], compared[f"{gain}_p"]) if gain else "")
 
-    row("accuracy, greedy", [_share(m["accuracy"], m["accuracy_ci"]) for m in models], "accuracy")
+    row("accuracy", [_share(m["accuracy"], m["accuracy_ci"]) for m in models], "accuracy")
     if k > 0:
-        row(f"accuracy, maj@{k}", [_share(m["majority"]["mean"], m["majority"]["ci"]) for m in models], "majority")
+        row(f"maj@{k}", [_share(m["majority"]["mean"], m["majority"]["ci"]) for m in models], "majority")
         passed = [m["pass_at_k"][str(k)] for m in models]
         row(f"pass@{k}", [_share(value["mean"], value["ci"]) for value in passed], "pass_at_k")
     assessed = [_share(m["assessment_accuracy"], m["assessment_accuracy_ci"]) for m in models]
     row("assessment", assessed, "assessment_accuracy")
     row("s(right)", [_number(m["mean_positive_score"]) for m in models])
     row("s(wrong)", [_number(m["mean_negative_score"]) for m in models])
-    row("repeated 4-grams", [_share(m["repeated_4_grams"]["mean"], m["repeated_4_grams"]["ci"]) for m in models])
-    row("never ending", [_share(m["endless"]["mean"], m["endless"]["ci"]) for m in models])
+    row("repetition", [_share(m["repeated_4_grams"]["mean"], m["repeated_4_grams"]["ci"]) for m in models])
+    row("unended", [_share(m["endless"]["mean"], m["endless"]["ci"]) for m in models])
     return table
 
 
