@@ -208,7 +208,7 @@ class Run:
         return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
 
     def make_aligned(self, number: int, out: Path) -> dict[str, int]:
-        references = self.folder / in_round("reference", number)
+        references = self.folder / in_round("reference", number) / "scores"
         return self.train(
             in_round("align", number),
             self.config.alignment,
@@ -244,11 +244,11 @@ class Run:
 
     def make_references(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
-        records = self.folder / in_round("sample", number) / "groups"
+        records, scores = self.folder / in_round("sample", number) / "groups", empty_folder(out / "scores")
         with StageProgress(self.console, in_round("reference", number), 0, "passes") as counter:
-            score_references(self.training_job(self.config.alignment, self.start_of(number), records, out, counter))
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        scored = read_parquet(out, ReferenceScores)
+            score_references(self.training_job(self.config.alignment, self.start_of(number), records, scores, counter))
+        shutil.rmtree(scores / "checkpoints", ignore_errors=True)
+        scored = read_parquet(scores, ReferenceScores)
         return {"groups": len(scored), "candidates": sum(value is not None for s in scored for value in s.log_likelihoods)}
 
     def training_job(

@@ -4,10 +4,10 @@ import json
 
 from pydantic.json_schema import models_json_schema
 
-from schemas import CandidateGroup, Evaluation, Question, StageManifest
+from schemas import CandidateGroup, Evaluation, Question, ReferenceScores, StageManifest
 
 _, schema = models_json_schema(
-    [(model, "validation") for model in (Question, CandidateGroup, Evaluation, StageManifest)],
+    [(model, "validation") for model in (Question, CandidateGroup, ReferenceScores, Evaluation, StageManifest)],
     title="AFT-Ray records",
 )
 print(json.dumps(schema, indent=2))

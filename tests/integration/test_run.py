@@ -231,11 +231,11 @@ def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(f
     assert 'alignment.loss: "bc" -> "dpo"' in printed
     folder = tmp_path / "small"
     model = AutoModelForCausalLM.from_pretrained(folder / "vft" / "model", dtype=torch.float32)
-    assert_references(folder / "reference", [g for g in groups if g.question.split == "train"], model)
+    assert_references(folder / "reference" / "scores", [g for g in groups if g.question.split == "train"], model)
     aligned = AutoModelForCausalLM.from_pretrained(folder / "align" / "model", dtype=torch.float32)
     resampled = read_parquet(folder / "sample-2" / "groups", CandidateGroup)
     assert {g.question.question_id for g in resampled} == {g.question.question_id for g in groups if g.question.split == "train"}
-    assert_references(folder / "reference-2", resampled, aligned)
+    assert_references(folder / "reference-2" / "scores", resampled, aligned)
     for group in resampled[:6]:
         for candidate in group.candidates:
             expected = mean_log_likelihood(aligned, group.question.prompt_ids, candidate.token_ids)

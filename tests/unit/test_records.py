@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas import Candidate, CandidateGroup, Evaluation, Question, arrow_schema, read_parquet, write_parquet
+from schemas import Candidate, CandidateGroup, Evaluation, Question, ReferenceScores, arrow_schema, read_parquet, write_parquet
 
 texts = st.text(max_size=30)
 names = st.text(min_size=1, max_size=10)
@@ -64,10 +64,17 @@ evaluations = st.builds(
     greedy=st.none() | candidates,
     positive_scores=st.lists(st.floats(-50, 0), max_size=3).map(tuple),
     negative_scores=st.just(()),
+    samples=st.lists(candidates, max_size=2).map(tuple),
+)
+references = st.builds(
+    ReferenceScores, question_id=names, log_likelihoods=st.lists(st.none() | st.floats(-900, 0), max_size=4).map(tuple)
 )
 
 
-@pytest.mark.parametrize(("model", "records"), [(Question, questions), (CandidateGroup, groups), (Evaluation, evaluations)])
+@pytest.mark.parametrize(
+    ("model", "records"),
+    [(Question, questions), (CandidateGroup, groups), (ReferenceScores, references), (Evaluation, evaluations)],
+)
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_round_trip_through_parquet_is_the_identity(model, records, data, tmp_path):
@@ -141,4 +148,6 @@ def test_arrow_schema_is_derived():
 
 def test_json_schema_is_exported():
     printed = subprocess.run([sys.executable, "-m", "schemas"], capture_output=True, text=True, check=True).stdout
-    assert {"Question", "Candidate", "CandidateGroup", "Evaluation", "StageManifest"} <= json.loads(printed)["$defs"].keys()
+    assert {"Question", "Candidate", "CandidateGroup", "ReferenceScores", "Evaluation", "StageManifest"} <= json.loads(printed)[
+        "$defs"
+    ].keys()
