@@ -24,8 +24,8 @@ RESULT = re.compile(r"=(\d+)")
 
 
 def first(group: CandidateGroup, k: int) -> CandidateGroup:
-    """The group as if only k chains had been sampled; a duplicate is one of an earlier chain, so labels stay as they are."""
-    return group.model_copy(update={"candidates": group.candidates[:k]})
+    """The group as if only k chains had been sampled, labelled by the checks of today."""
+    return label_group(group.model_copy(update={"candidates": group.candidates[:k]}), TASKS["arithmetic"], LabellingConfig())
 
 
 def with_noise(group: CandidateGroup, share: float, seed: int) -> CandidateGroup:

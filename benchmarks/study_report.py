@@ -112,8 +112,8 @@ def part_table(results: Results, part: str, key: str, values: Sequence[Any], mea
 
 
 def clean(results: Results, loss: str, key: str, value: Any) -> list[Row]:
-    """Without noise: the models of the main tables, of the same two seeds."""
-    if (key, value) != ("noise", 0.0):
+    """Without noise and with 6 candidates: the models of the main tables, of the same two seeds."""
+    if (key, value) not in (("noise", 0.0), ("k", 6)):
         return []
     rows = results.of("main", loss, beta=0.2) or results.of("losses", loss)
     return [row for row in rows if row["seed"] in (0, 1)]
@@ -168,7 +168,7 @@ def paint_training(results: Results, axes: Any) -> None:
 
 def paint_over(results: Results, part: str, key: str, label: str, axes: Any) -> None:
     for colour, name in zip(COLOURS, dict.fromkeys(r["loss"] for r in results.rows if r["part"] == part), strict=False):
-        values = sorted({row[key] for row in results.of(part, name)} | ({0.0} if key == "noise" else set()))
+        values = sorted({row[key] for row in results.of(part, name)} | {0.0 if key == "noise" else 6})
         points = [(value, results.of(part, name, **{key: value}) or clean(results, name, key, value)) for value in values]
         points = [(value, rows) for value, rows in points if rows]
         curve(axes, [value for value, _ in points], [[r["accuracy"] for r in rows] for _, rows in points], name, colour)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aft_ray.evaluation.statistics import over_seeds
-from benchmarks.study import BETAS, FEWER_SEEDS, KS, NOISE, REFERENCES, SEEDS, TEST, TRAIN, VALIDATION
+from benchmarks.study import BETAS, FEWER_SEEDS, KS, NOISE, REFERENCES, SEEDS, TEST, TRAIN, VALIDATION, K
 from benchmarks.study_report import (
     Results,
     Row,
@@ -105,7 +105,7 @@ def reference_only_table(results: Results) -> str:
 
 
 def page(results: Results) -> str:
-    noise, ks = (0.0, *NOISE), KS
+    noise, ks = (0.0, *NOISE), sorted((*KS, K))
     ordered = dict.fromkeys(row["loss"] for row in results.rows if row["part"] == "ranking")
     ranking: list[list[Any]] = []
     for loss in ordered:
