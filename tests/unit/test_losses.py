@@ -1,8 +1,10 @@
 """Every loss against its formula written as a loop over candidates (fp64, autograd), and what must hold of it."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -367,18 +369,21 @@ def test_what_is_no_loss_or_no_option_is_refused_by_name(name, options):
         bound_loss(name, BETA, options)
 
 
-def test_a_loss_of_the_user_s_own():
-    name = f"{__name__}:squared_lead"
-    assert AlignmentConfig(loss=name).loss == name
+def test_a_loss_of_the_user_s_own_as_the_docs_have_it(tmp_path, monkeypatch):
+    docs = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    (tmp_path / "my_losses.py").write_text(re.search(r"```python\n(# my_losses.py.*?)```", docs, re.DOTALL)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    assert AlignmentConfig(loss="my_losses:hinge", options={"margin": 0.2}).loss == "my_losses:hinge"
     group = [
         {"score": s, "label": label, "rank": rank, "tokens": 5, "reference": 0.0, "reward": math.nan}
-        for s, label, rank in [(-1.0, "positive", 1), (-1.5, "negative", 2)]
+        for s, label, rank in [(-1.0, "positive", 1), (-1.05, "negative", 2), (-1.5, "negative", 2)]
     ]
-    assert bound_loss(name, BETA, {"scale": 2.0})(scored(group)).item() == pytest.approx(2 * 0.25)
+    assert bound_loss("my_losses:hinge", BETA, {"margin": 0.2})(scored(group)).item() == pytest.approx((0.15 + 0) / 2)
 
 
-def squared_lead(groups, scale=1.0):
-    lead = groups.scores_QK.masked_fill(~groups.positive_QK, 0).sum(1) - groups.scores_QK.masked_fill(~groups.negative_QK, 0).sum(
-        1
-    )
-    return scale * lead**2
+def test_the_docs_name_every_loss_and_option():
+    docs = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    for name in LOSSES:
+        (line,) = [line for line in docs.splitlines() if line.startswith("|") and f"`{name}`" in line.split(" | ")[0]]
+        for option in options_of(loss_function(name)).keys() - ({"beta"} if has_boundary(loss_function(name)) else set()):
+            assert f"`{option}`" in line, (name, option)
