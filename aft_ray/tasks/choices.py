@@ -8,7 +8,7 @@ import functools
 import re
 from typing import Any
 
-from aft_ray.tasks.closing_choices import closing_option, opening_option
+from aft_ray.tasks.closing_choices import closing_option, opening_option, ticked_option
 from aft_ray.tasks.latex import to_plain
 from aft_ray.tasks.number_forms import compare_numbers
 from aft_ray.tasks.options import (
@@ -22,6 +22,7 @@ from aft_ray.tasks.options import (
     option_by_text,
     option_by_value,
 )
+from aft_ray.tasks.own_part import own_part
 from aft_ray.tasks.sentences import UNREADABLE, Kind, Statement
 from aft_ray.tasks.stated import last_stated
 from schemas import Verdict
@@ -79,7 +80,7 @@ SAID_BEFORE = re.compile(
 
 def stated_choice(text: str, choices: tuple[str, ...] = ()) -> str | None:
     """The option that the text states as its answer; None where it states none, or several."""
-    return last_stated(text, lambda statement: _read(statement, choices), NOUNS)
+    return last_stated(text, lambda statement: _read(statement, choices), NOUNS) or ticked_option(own_part(text), choices)
 
 
 def compare_choices(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:

@@ -8,7 +8,7 @@ from aft_ray.tasks.sentences import CONCLUSION
 PARENTHESES = re.compile(r"\s*(?<![\\\w])\((?![A-J]\))[^()$]*\)")
 # What follows one of these explains, breaks down, converts or compares what was stated before it.
 ASIDE = re.compile(
-    r"(?<=[^\s:])[:;]\s|\s[\u2014\u2013-]{1,2}\s+(?=[a-z(])|,?\s+(?:i\.e\.|e\.g\.|because|since|given|where|assuming|whereas|while|although|until|when|once)"
+    r"(?<=[^\s:])[:;]\s|\s[\u2014\u2013-]{1,2}\s+(?=[a-z(])|,?\s+(?:i\.e\.|e\.g\.|because|since|given|where|assuming|whereas|while|(?:even\s+)?though|although|until|when|once)"
     r"(?=[\s,])|,\s+(?:(?:which|and\s+this|this)\s+(?:is|are|was|works|comes|equals|means|would|matches|agrees|gives\s+(?:us\s+)?the\s+same)"
     r"|(?:\d+|some|half|most|\w+)\s+of\s+(?:whom|which|them)|meaning|not|instead|rather|compared|just\s+as|as\s+\w+|the\s+same|or\s+about|with|so\s+that)\b",
     re.IGNORECASE,

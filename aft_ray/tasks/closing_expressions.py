@@ -28,16 +28,25 @@ CIRCUMSTANCE = re.compile(
 )
 BARE_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?")
 # A sentence without a formula states what something is.
-SAYS = re.compile(r"\b(?:is|are|was|equals?|gives|get|have|there\s+are|obtain|be)\b|^\W*then\b.*=", re.IGNORECASE)
+SAYS = re.compile(
+    r"\b(?:(?:that|there|it)['\u2019]s|is|are|was|equals?|gives|get|have|there\s+are|obtain|be)\b|^\W*then\b.*=", re.IGNORECASE
+)
 LIST = re.compile(r"-?[\w./\\{}^]+(?:(?:,\s*(?:and\s+)?|\s+and\s+)-?[\w./\\{}^]+)+")
 # What a sentence without formulas says something is, where that is more than a number.
 PLAIN_MATHS = re.compile(
-    r"(?:=|\bis|\bare|\bequals|:)\s*(?P<maths>(?:(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[\d\s+*/^()\[\],.{}\u221a\u03c0\u2212<>\u2264\u2265|-]|sqrt|\band\b){1,80})$"
+    r"(?:=|\bis|\bare|\bequals|:)\s*(?P<maths>(?:(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[\d\s+*/^()\[\],.{}\u00b2\u00b3\u00b7\u00b9\u2070-\u2079\u221a\u03c0\u2212<>\u2264\u2265|-]|sqrt|\band\b){1,80})$"
+)
+# What is added to an exact result.
+APPROXIMATION = re.compile(r"(?:\u2248|\\approx(?![a-z]))[^=\u2248\\]*$")
+REMAINDER = re.compile(
+    r",?\s+(?:and|with)\s+(?:(?:the|a)\s+)?remainder\s+(?:(?:is|of|being)\s+)?(?:\$[^$]*\$|[-\u2212\d/x+]+)(?=[\s.]*$)"
 )
 AND = re.compile(r",?\s*\band\b\s*")
 ASSIGNED = re.compile(r"(?P<maths>(?:\b[a-z]\s*=\s*-?[\d./]+\s*(?:,\s*(?:and\s+)?|\s+and\s+)?){2,})$")
-# A calculation by itself may be any step.
-CALCULATION = re.compile(r"\d\s*[+*/\u00d7-]\s*\d[^=]*=")
+# A calculation by itself may be any step; the last of several is the result.
+CALCULATION = re.compile(r"\d\s*[+*/\u00d7\u2212-]\s*\d[^=]*=")
+# `exactly one solution, x = 0` answers how many as likely as which.
+COUNTED = re.compile(r"\bexactly\s+(?:one|two|three|four|\d)\s+[a-z ]{3,30}[,:]\s*(?:namely\s+)?\$?\s*[a-z]\s*=")
 WORD = re.compile(r"[A-Z]?[a-z]{2,}")
 
 
@@ -46,7 +55,17 @@ def closing_expression(ending: str) -> str | None:
     sentences = [piece for piece in _sentences(PARAGRAPHS.split(ending.strip())[-1]) if re.search(r"\w", piece)]
     if not sentences or HEDGED.search(MATHS.sub("", PARENTHESES.sub("", sentences[-1]))):
         return None
-    return _in_bold(sentences[-1]) or _in_formulas(sentences[-1]) or _in_words(sentences[-1])
+    sentence = REMAINDER.sub("", sentences[-1])
+    if COUNTED.search(sentence):
+        return UNREADABLE
+    found = _in_bold(sentence) or _in_formulas(sentence)
+    return found or (None if _is_step(sentence, ending) else _in_words(sentence))
+
+
+def _is_step(sentence: str, ending: str) -> bool:
+    """Whether it is a calculation which concludes nothing, and the only one."""
+    calculates = CALCULATION.search(to_plain(sentence)) is not None and CONCLUSION.search(sentence) is None
+    return calculates and ending.count("=") == sentence.count("=")
 
 
 def _sentences(paragraph: str) -> list[str]:
@@ -101,8 +120,14 @@ def _joined(formulas: list[str]) -> str:
 def _last_side(formula: str) -> str:
     r"""What a chain of equations comes to: of `a = b = c` it is c, of `x^2 = 4` the equation."""
     formula = formula.strip().rstrip(".,;")
-    sides = re.split(r"(?<![<>!\\])=|\\implies|\\Rightarrow|\\approx", formula)
+    sides = re.split(r"(?<![<>!\\])=|\\implies|\\Rightarrow", without_approximation(formula))
     return sides[-1].strip() if len(sides) > 2 and not re.search(r"\\Rightarrow|\\implies", formula) else formula
+
+
+def without_approximation(words: str) -> str:
+    r"""What is equal, without what it is about: `\frac{1}{9}` of `\frac{1}{9} \approx 0.111`."""
+    exact = APPROXIMATION.sub("", words).rstrip()
+    return exact if re.search(r"=[^=.]*$", exact) else words
 
 
 def _in_words(sentence: str) -> str | None:
@@ -110,23 +135,19 @@ def _in_words(sentence: str) -> str | None:
     if MATHS.search(re.sub(r"\$\s?\\?[A-Za-z]\s?\$", "", sentence)):
         return None
     words = to_ascii(to_plain(re.sub(r"\$\s?(\\?[A-Za-z])\s?\$", r"\1", sentence))).strip().rstrip(".")
+    words = without_approximation(words)
     if not re.search(r"\d", words) or re.search(r"\bor\b", words):
         return None
     maths = ASSIGNED.search(words) or PLAIN_MATHS.search(words)
-    if maths is not None and _is_result(words, maths["maths"]):
+    if maths is not None and _is_result(maths["maths"]):
         return AND.sub(", ", maths["maths"].strip())
     if not SAYS.search(words) and CONCLUSION.search(words) is None:
         return None
     return number_of_sentence(words) or UNREADABLE
 
 
-def _is_result(words: str, maths: str) -> bool:
-    """Whether it is an expression, and more than a step of a calculation."""
-    return (
-        re.search(r"\d", maths) is not None
-        and not re.search(r"\b[aI]\b", maths)
-        and (CONCLUSION.search(words) is not None or not CALCULATION.search(words))
-    )
+def _is_result(maths: str) -> bool:
+    return re.search(r"\d", maths) is not None and not re.search(r"\b[aI]\b", maths)
 
 
 def inside(formula: re.Match[str]) -> str:

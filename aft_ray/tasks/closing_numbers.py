@@ -21,7 +21,7 @@ from aft_ray.tasks.sentences import CONCLUSION, PARAGRAPHS, PIECES, UNREADABLE
 MAX_COMMENTS = 2
 # Before such comments, this is what a sentence that states something looks like.
 CONCLUDES = re.compile(rf"{CONCLUSION.pattern}|{BOLD.pattern}|=\s*\S", re.IGNORECASE)
-EQUALS = re.compile(r"[=\u2248\u21d2\u2192]|\\approx\b|\bequals?(?:\s+to)?\b")
+EQUALS = re.compile(r"(?P<arrow>[\u21d2\u2192]|[=-]>)|[=\u2248]|\\approx\b|\b(?P<word>equals?)(?:\s+to)?\b")
 BEFORE_RESULT = re.compile(r"[\s:*_{(\[`\"'~$]*(?:(?:approximately|about|around|roughly|exactly|just|only)\s+)?")
 # Behind a number: it is one of a calculation, of a ratio, of an order, or not a quantity by itself.
 NOT_WHOLE = re.compile(
@@ -33,7 +33,8 @@ ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 PART = re.compile(r"\s*(?:of|as|more|less|fewer|times)\b", re.IGNORECASE)
 CIRCUMSTANCE = re.compile(
     r"\b(?:(?:in|after|before|for|within|during|over|every|per|at|on|by|from|with|than|between|until|through|times"
-    r"|(?<!total )(?<!sum )(?<!amount )(?<!average )(?<!cost )(?<!result )(?<!number )(?<!profit )(?<!out )of"
+    r"|(?<!total )(?<!sum )(?<!amount )(?<!average )(?<!cost )(?<!result )(?<!number )(?<!profit )"
+    r"(?<!price )(?<!rest )(?<!difference )(?<!out )of"
     r"|(?<!has )(?<!have )(?<!had )(?<!needs )(?<!need )(?<!going )(?<!able )(?<!wants )to\s+"
     r"(?!about|approximately|around|roughly|nearly|exactly|just|only|be\b)[a-z]+"
     r"|(?:after|by|before|for|without|when|from|in)\s+[a-z]+ing)"
@@ -46,7 +47,8 @@ CIRCUMSTANCE = re.compile(
 TOTAL = re.compile(r"\b(?:(?:total|sum)\s+of|making|which\s+makes|totall?ing|totals?)\s+\W*$", re.IGNORECASE)
 TOTAL_BEHIND = re.compile(r"(?:\s+[a-z]+)?\s+(?:in\s+(?:total|all)|altogether|overall)\b", re.IGNORECASE)
 COMES_TO = re.compile(
-    r"\b(?:makes?|costs?|comes?\s+to|adds?\s+up\s+to|amounts?\s+to|weighs?|yields?|(?:is|are)\s+worth)\s", re.IGNORECASE
+    r"\b(?:makes?|costs?|comes?\s+to|adds?\s+up\s+to|amounts?\s+to|weighs?|means(?:\s+that)?|leaves?\s+an?|yields?|(?:is|are)\s+worth)\s",
+    re.IGNORECASE,
 )
 # `3 hours, or 180 minutes` says the same again.
 SAID_AGAIN = re.compile(
@@ -55,9 +57,14 @@ SAID_AGAIN = re.compile(
 LINKED = re.compile(r"^\s?(?:[a-zA-Z]+\s+){0,2}(?:and|or|to|,)\s*(?:the\s+|another\s+)?\W*$", re.IGNORECASE)
 # `one` counts where it is the end of what is said: `It costs one dollar.`
 ONE = re.compile(r"(?<!this)(?<!that)(?<!the)(?<!each)(?<!which)(?<!every)\s(one)\s+[a-z]+\W*$", re.IGNORECASE)
+DOZEN = re.compile(r"(?<!of )\b(?P<half>half\s+)?a\s+dozen\b", re.IGNORECASE)
 MORE_OF_SPELLED = re.compile(r"\s*(?:and\s+)?(?:a\s+)?(?:half|halves|dozen|thirds?|quarters?|times|of)\b", re.IGNORECASE)
 # Of these no number is the answer by itself: of what it is not, and of how one would get there.
-DENIED = re.compile(r"\b(?:not|never|neither|cannot|multiplying|dividing|adding|subtracting)\b|n['\u2019]t\b", re.IGNORECASE)
+DENIED = re.compile(
+    r"\b(?:not|never|neither|cannot)\b|n['\u2019]t\b"
+    r"|\b(?:multiplying|dividing|adding|subtracting)\b(?![^.]{0,60}\s(?:gives|yields|makes|leaves)\s)",
+    re.IGNORECASE,
+)
 
 
 def closing_number(ending: str) -> str | None:
@@ -91,13 +98,17 @@ def _emphasised_before(sentence: str, before: str) -> str | None:
 
 
 def holds_number(words: str) -> bool:
-    return re.search(r"\d", words) is not None or SPELLED_ANYWHERE.search(words) is not None
+    return re.search(r"\d", words) is not None or SPELLED_ANYWHERE.search(words) is not None or DOZEN.search(words) is not None
 
 
 def _of_clause(clause: str) -> str:
     equals = list(EQUALS.finditer(clause))
     if equals:
-        return _result(clause[equals[-1].end() :])
+        left, right = clause[: equals[-1].start()], clause[equals[-1].end() :]
+        words_follow = equals[-1]["arrow"] or (equals[-1]["word"] and not holds_number(left))
+        if (found := _result(right)) or not words_follow:
+            return found
+        clause = right
     if DENIED.search(clause):
         return UNREADABLE
     numbers = [number for number in NUMBER.finditer(clause) if not ORDINAL.match(clause, number.end())]
@@ -167,6 +178,8 @@ def _is_part(clause: str, number: re.Match[str]) -> bool:
 
 def _spelled(clause: str) -> str:
     found = [number for number in SPELLED_ANYWHERE.finditer(clause) if number["words"].strip().lower() != "one"]
+    if not found and (dozen := DOZEN.search(clause)) is not None:
+        return "6" if dozen["half"] else "12"
     if len(found) > 1 or any([MORE_OF_SPELLED.match(clause, number.end()) for number in found]):
         return UNREADABLE
     if found:

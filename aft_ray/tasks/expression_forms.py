@@ -18,6 +18,7 @@ ROOT = re.compile("\u221a\\s*(?:\\(([^()]*)\\)|([A-Za-z]|\\d+(?:\\.\\d+)?))|(?:\
 MATRIX = re.compile(
     r"[\[(]?\s*\\begin\s*\{[bp]?(?:matrix|array)\}(?:\s*\{[clr| ]+\})?(.*?)\\end\s*\{[bp]?(?:matrix|array)\}\s*[\])]?", re.DOTALL
 )
+MATRIX_BEGINS = r"\begin{pmatrix}"
 REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
 ABOUT = re.compile(r"\s*\\approx(?![a-zA-Z]).*$", re.DOTALL)
 # What only sets type.
@@ -70,14 +71,14 @@ BASES = {
 LETTERS = re.compile(r"^\(?[A-Z]\)?(?:,\(?[A-Z]\)?)*$")
 COMPARISON = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]")
 SET_OF = re.compile(r"^\\\{\s*[a-z]\s*(?::|\\mid|\|)\s*(.*)\\\}$")
-MEMBER = re.compile(r"^[a-z](?:\([a-z]\))?\s*\\in\s*(?=[\[({\\])")
+MEMBER = re.compile(r"^\\?[A-Za-z]+(?:\([a-z]\))?\s*\\in\s*(?=[\[({\\])")
 # The left side of `x = 5`, `f(2) = 5`, `\angle A = 5`, `3 \cdot 4 = 12`: nothing that the right side answers only in part.
 NAMES = re.compile(
     r"^(?:\\(?:angle|triangle|text|overline|mathrm|det|max|min|sin|cos|tan|log)\s*)*"
     r"(?:[A-Za-z]{1,4}'?(?:_\{?\\?[A-Za-z0-9]+\}?)?|\\[a-z]+(?:_\{?\w+\}?)?|\\?\|\s*\\?[\w{}]+\s*\\?\|"
     r"|\{[A-Za-z ]+\}|\[?[A-Z]{1,4}\]?)\s*(?:\([^()]*\))?$"
     r"|^[A-Za-z](?:\^\{?-1\}?)?\(.*\)$|^m?\\angle\s*[A-Z]+$|^[A-Za-z]_\{\\text\s*\{\w+\}\}$|^\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)$|^\\mathbf\{\w\}$"
-    r"|^[A-Za-z]+\s[A-Za-z ]+$"
+    r"|^[A-Za-z]+\s[A-Za-z ]+$|^[A-Za-z]\s*:\s*[A-Za-z]$"
     r"|^(?:[\d\s+*/^.(){}!%_-]"
     r"|\\(?:frac|cdot|times|sqrt|div|pi|binom|choose|log|ln|sin|cos|tan|lfloor|rfloor|lceil|rceil|circ)(?![a-zA-Z]))+$"
 )
@@ -235,6 +236,8 @@ def right_side(expression: str) -> str | None:
     left, right = left.strip(), right.strip()
     if re.fullmatch(r"[a-zA-Z]", right) and "=" not in left:
         return left
+    if right.startswith(MATRIX_BEGINS) and re.match(r"[^\d=]+(?:\^[^=]*)?$", left):
+        return right
     if right and all(NAMES.match(side.strip()) or len(_variables(side)) > 1 for side in left.split("=")):
         return right
     return None

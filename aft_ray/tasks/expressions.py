@@ -49,6 +49,7 @@ ABOUT = re.compile(
 IN_FORM = re.compile(r"\s*(?:already\s+)?(?:in|requested|required|expressed|written)\b[^$]*\bform\b", re.IGNORECASE)
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\}")
 OPTION_BEFORE = re.compile(r"^(?:\\text(?:bf)?\s*\{\s*)?\(?[A-J]\)\s*\}?\s*(?=\S)")
+RATIO = re.compile(r"^(\d+)\s*:\s*(\d+)$")
 PROSE = re.compile(r"(?<![\\a-zA-Z])(?!(?:sqrt|pi|sin|cos|tan|log|ln|infty)(?![a-zA-Z]))[a-zA-Z]{2,}")
 WORDS = re.compile(r"\(?[A-Za-z][A-Za-z .,'-]*\)?")
 MAX_WORDS = 5
@@ -85,6 +86,8 @@ def _compare_values(said: str, wanted: str) -> Verdict | None:
     said, wanted, units_differ = meant
     if compact(said) == compact(wanted) or (r"\circ" not in wanted and compact(said.replace(r"^\circ", "")) == compact(wanted)):
         return "unknown" if units_differ else "right"
+    if ":" not in wanted and (r"\frac" in wanted or "/" in wanted):
+        said = RATIO.sub(r"\1/\2", said)
     numbers = _number(said), _number(wanted)
     if numbers[0] is not None and numbers[1] is not None:
         return "wrong" if numbers[0] != numbers[1] else "unknown" if units_differ else "right"

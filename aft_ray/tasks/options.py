@@ -20,6 +20,7 @@ UNIT = re.compile(r"(?![xyzn]\b)(?:[A-Za-z](?:[\w./^]| (?!\d))*)?\.?")
 QUOTES = re.compile(r"[\"'`\u201c\u201d\u2018\u2019*_$]|[,;!?](?=\s|$)")
 BETWEEN = re.compile(r"\s*([:,/])\s*")
 NONE_OR_ALL = re.compile(r"^(none|all) of (?:these|those|them|the above|the given options)$")
+BOTH_OF = re.compile(r"(?:both )?\(?([a-j])\)? (?:and|&) \(?([a-j])\)?(?: only)?")
 SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-", "\u03c0": "pi", "\u00b0": None})
 
 
@@ -66,10 +67,22 @@ def option_by_text(words: str, choices: tuple[str, ...]) -> str | None:
             if not all(as_read(choice) in as_read(longest) for choice in found) or (
                 REFUSED.search(words) and not REFUSED.search(longest)
             ):
-                return UNREADABLE
+                return _combined(said, choices) or UNREADABLE
             if _offered(said[said.find(as_read(longest)) + len(as_read(longest)) :], choices):
-                return UNREADABLE
+                return _combined(said, choices) or UNREADABLE
             return letters_of(longest, choices) if _alone(longest, choices) else UNREADABLE
+    return None
+
+
+def _combined(said: str, choices: tuple[str, ...]) -> str | None:
+    """`A and B only`, where those two options are named; None where no option says so."""
+    if REFUSED.search(said) or " or " in f" {said} ":
+        return None
+    named = {letters_of(choice, choices) for choice in choices if f" {as_read(choice)} " in f" {said} "}
+    for letter, choice in zip(LETTERS, choices, strict=False):
+        both = BOTH_OF.fullmatch(as_written(choice).casefold())
+        if both is not None and {both[1].upper(), both[2].upper()} == named:
+            return letter
     return None
 
 
@@ -145,7 +158,7 @@ def _units_agree(one: str, other: str) -> bool:
 @functools.lru_cache(maxsize=16384)
 def as_written(text: str) -> str:
     """Without surplus white space and the final stop; case and every sign make a difference."""
-    return " ".join(to_plain(text[:1000]).translate(SIGNS).replace("\\pi", "pi").split()).rstrip(". ")
+    return " ".join(to_plain(text[:1000]).translate(SIGNS).replace("\\pi", "pi").replace(" %", "%").split()).rstrip(". ")
 
 
 @functools.lru_cache(maxsize=16384)

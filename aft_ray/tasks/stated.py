@@ -123,7 +123,7 @@ def last_stated(text: str, read: Reader, nouns: tuple[str, ...] = ("answer",)) -
         return found
     denied = []
     for statement in statements(text, nouns):
-        if statement.asked:
+        if statement.asked and statement.kind != "closing":
             continue
         if statement.kind == "marker" and (no := DENIAL.match(statement.words)) is not None:
             denied.append(read(Statement(statement.words[no.end() :], "marker")))

@@ -17,6 +17,8 @@ LETTERED_TWICE = re.compile(rf"{LETTERED.pattern}[^\n]*\n+{LETTERED.pattern[1:]}
 RESTATED = re.compile(r"\W*(?:[\w']+\s+){1,2}(?:has|had|have)\s(?:to\s+\w+\s+)?\$?[\d.,]+(?:\s+\w+)?[.!]?\s*")
 # A last line that ends in the result of an equation.
 EQUATION_LINE = re.compile(r"=[^=\n]{1,60}$")
+# A last line that ends in a letter which is pointed at, or set off: `Therefore: A`, `-> key exchange, C`.
+LETTER_LINE = re.compile(r"(?:[:\u2192\u21d2]|[=-]>)\s+(?:[^.,:\n]{1,60},\s+)?\(?[A-J]\)?$")
 BOLD_LINE = re.compile(r"\s*(?:[-*\u2022]\s+)?\*\*(?P<said>[^*\n]+)\*\*\s*$")
 # A check of the answer begins like this, and goes on to the end of its paragraph; as a heading, to the end of the next.
 CHECK = re.compile(
@@ -29,7 +31,8 @@ CHECK_HEADING = re.compile(rf"{CHECK.pattern}[^.\n=]{{0,40}}", re.IGNORECASE)
 # Sentences that add something to what was said, by how they begin.
 ADDED = re.compile(
     r"\W*(?:(?:for|by|in)\s+comparison\b|compared\s+(?:with|to)\b|in\s+(?!total|all|sum|short|conclusion|summary|other)\w+(?:\s+terms)?,\s+(?:that|this|it)\b|equivalently\b"
-    r"|(?:please\s+)?note\b|remember\b|keep\s+in\s+mind\b|by\s+the\s+way\b|incidentally\b|fun\s+fact\b|p\.?s\b|tip:"
+    r"|(?:numerically|in\s+decimals?|as\s+a\s+decimal)\b[^=]*(?:\d\.\d|\babout\b|approx|\u2248)"
+    r"|(?:(?:please|safety|side)\s+)?note\b|remember\b|keep\s+in\s+mind\b|by\s+the\s+way\b|incidentally\b|fun\s+fact\b|p\.?s\b|tip:"
     r"|that's\s+(?:it|all)\b|that\s+is\s+(?:it|all)\b|done\b|great\s+job\b|q\.?e\.?d\b|enjoy\b|thanks?\b|cheers\b|you're\s+welcome\b"
     r"|(?:if|should)\s+(?:you|she|he|they|it|we)\b.*\b(?:also|want|need|would|like|wish|prefer|'d|unclear|stuck)"
     r"|(?:this|that)(?:'s|\s+is|\s+was)\s+(?:the|how|what)\b[^:=*]*$"
@@ -38,7 +41,7 @@ ADDED = re.compile(
     re.IGNORECASE,
 )
 FAREWELL = re.compile(
-    r"\b(?:hope\s+(?:this|that|it)|let\s+me\s+know|feel\s+free|if\s+you\s+have|happy\s+to|good\s+luck|glad\s+to|just\s+ask|would\s+you\s+like|anything\s+else|do\s+you\s+want|shall\s+I|want\s+me\s+to)\b",
+    r"\b(?:hope\s+(?:this|that|it)|let\s+me\s+know|feel\s+free|if\s+you\s+have|happy\s+to|good\s+luck|glad\s+to|just\s+ask|would\s+you\s+like|anything\s+else|I\s+(?:can|could)\s+also|do\s+you\s+want|shall\s+I|want\s+me\s+to)\b",
     re.IGNORECASE,
 )
 IN_PARENTHESES = re.compile(r"\s*[*_]*\([^()]*\w\w[^()]*\)[*_.]*\s*$")
@@ -64,6 +67,8 @@ PLANS = re.compile(
     rf"(?:use\b|(?<=to\s)get\b|{TASKS})\s+(?![^.\n]*=)",
     re.IGNORECASE,
 )
+# What is said over and over concludes at most if it begins like this.
+SO = re.compile(r"\W*(?:so|therefore|thus|hence|in\s+total|altogether|finally)\b", re.IGNORECASE)
 # A sentence breaks off behind a word, or a sign, that calls for another.
 BROKEN_OFF = re.compile(
     r"\b(?:is|are|was|be|the|an|of|to|by|per|and|or|at|in|on|for|from|with|that|which|what|we|i|it|he|she|they|but|because|so|if|as"
@@ -130,8 +135,10 @@ def _adds(sentence: str) -> bool:
 
 
 def _unsettled(ending: str) -> bool:
-    """Whether the text breaks off, gives up, asks or still plans at its end."""
+    """Whether the text breaks off, gives up, asks, still plans or repeats itself at its end."""
     *before, last = [piece for piece in PIECES.split(ending[-WINDOW:]) if re.search(r"\w", piece)] or [""]
+    if before[-2:] == [last, last] and not SO.match(last):
+        return True
     given_up = GIVES_UP.search(last) or (before and not CONCLUSION.search(last) and GIVES_UP.search(before[-1]))
     return bool(given_up or BROKEN_OFF.search(ending) or PLANS.search(last) or last.rstrip(" *_\"'").endswith("?"))
 
@@ -154,7 +161,7 @@ def _closing(ending: str) -> Iterator[Statement]:
     # Options that are told over state nothing by the last of them.
     if RESTATED.fullmatch(ending) or (LETTERED.match(line) and len(set(LETTERED.findall(tail))) > 1):
         return
-    if COMPLETE.search(tail) or EQUATION_LINE.search(tail):
+    if COMPLETE.search(tail) or EQUATION_LINE.search(tail) or LETTER_LINE.search(tail):
         yield Statement(ending, "closing")
     yield Statement(line, "line")
     sentence = [piece for piece in SENTENCES.split(line) if re.search(r"\w", piece)][-1:]

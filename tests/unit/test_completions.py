@@ -15,7 +15,7 @@ from aft_ray.label_file import check_row
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.answers import TEXT
 
-KNOWN_DISAGREEMENTS = 5
+KNOWN_DISAGREEMENTS = 15
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "completions.jsonl").read_text().splitlines()]
 
 
