@@ -103,11 +103,7 @@ def by_noise(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def use_rule(rule: str) -> None:
     """In this process."""
-    rules = {"quantile": boundaries, "question": by_question, "noise": by_noise}
-    if rule.startswith("share"):
-        worker.boundaries = lambda scores: boundaries(scores, float(rule.removeprefix("share")))
-    else:
-        worker.boundaries = rules[rule]
+    worker.boundaries = {"quantile": boundaries, "question": by_question, "noise": by_noise}[rule]
 
 
 def measures(greedy: Sequence[Evaluation], assessed: Sequence[Evaluation]) -> dict[str, Any]:
