@@ -40,6 +40,7 @@ TRAIN, REFERENCES = 800, 400
 VALIDATION, TEST, ASSESSED, SAMPLED = 500, 1000, 400, 300
 K, LARGEST_K, KS = 6, 32, (2, 16, 32)
 RATES = (5e-5, 2e-4, 8e-4)
+WIDENED = 2
 BETAS = (0.05, 0.2, 0.5, 1.0)
 NOISE = (0.15, 0.3)
 AFT = ("unconstrained", "dc", "bc")
@@ -68,9 +69,16 @@ class Arm:
         return "-".join(str(value).replace("+", "_") for value in asdict(self).values())
 
 
-def searches() -> Iterator[Arm]:
+def searches(rows: list[dict[str, Any]]) -> Iterator[Arm]:
+    """The three rates; where the best of a loss lies at an end, one more beyond it, four times as far, at most twice."""
     for loss in (*AFT, "rft", *OTHERS):
-        yield from (Arm("search", loss, 0, rate) for rate in RATES)
+        tried = {row["rate"]: row["accuracy"] for row in rows if (row["part"], row["loss"]) == ("search", loss)}
+        yield from (Arm("search", loss, 0, rate) for rate in sorted({*RATES, *tried}))
+        if set(RATES) <= set(tried) and len(tried) < len(RATES) + WIDENED:
+            best = max(tried, key=lambda rate: (tried[rate], rate))
+            beyond = {min(tried): best / 4, max(tried): best * 4}.get(best)
+            if beyond is not None:
+                yield Arm("search", loss, 0, beyond)
 
 
 def arms(rates: dict[str, float]) -> Iterator[Arm]:
@@ -312,7 +320,8 @@ def main() -> None:
     if not given.write_only:
         for seed in SEEDS:
             prepare_seed(seed, given.folder.absolute(), console)
-        run_all(list(searches()), given.folder.absolute(), console)
+        for _ in range(1 + WIDENED):
+            run_all(list(searches(finished())), given.folder.absolute(), console)
         chosen = [arm for arm in arms(found_rates()) if given.parts is None or arm.part in given.parts.split(",")]
         run_all(chosen, given.folder.absolute(), console)
     from benchmarks.study_report import write

@@ -123,9 +123,9 @@ or extend it:
 {len(SEEDS)} seeds: {TRAIN} training questions, {REFERENCES} of them with a reference; VFT on those; 6 chains of every question
 sampled from the VFT model at temperature 1. Every loss then starts from that model on those same candidates: two epochs,
 16 questions a step, weights 1 and 1, L_VFT over references and positives: RFT is the same without L_A. The learning rate
-of each loss is the best of three on {VALIDATION} validation questions at seed 0. Accuracy is greedy, on {TEST} test
-questions, the same for all; assessment on held-out questions, over the VFT model's own chains. In brackets: 95 % intervals
-over seeds (Student's t), differences paired by seed. {len(FEWER_SEEDS)} seeds give wide ones.
+of each loss is the best of three, of up to five where the best lay at an end, on {VALIDATION} validation questions at seed 0.
+Accuracy is greedy, on {TEST} test questions, the same for all; assessment on held-out questions, over the VFT model's own
+chains. In brackets: 95 % intervals over seeds (Student's t), differences paired by seed. {len(FEWER_SEEDS)} seeds give wide ones.
 
 **What it is not.** A model of 2 M parameters on generated questions: what holds here need not hold at 7 B on GSM8K, and the
 other way round. The paper's figures are for LLaMA models and are not compared with these.
