@@ -1,13 +1,17 @@
 """From questions and chains to the tensors of a micro-batch. Without Ray and without a model.
 
-One question is one row: [prompt][chain 1][chain 2] ... [chain C], positions restarting behind the prompt, and a mask that lets
-each chain see the prompt and itself. The prompt is computed once, and a chain's score is what it would be alone.
+A question with its chains lies as [prompt][chain 1][chain 2] ... [chain C], positions restarting behind the prompt, and a mask
+lets each chain see the prompt and itself. The prompt is computed once, and a chain's score is what it would be alone. Layouts:
 
-Shape suffixes: R rows (questions), L tokens of the longest row, T chain tokens of all rows, C chains of all rows.
+rows   one question a row, a dense mask for SDPA: on a CPU, where a mask over several questions would cost its whole square;
+pack   all questions in one row, a block mask for FlexAttention, which computes only what the mask lets see: on a GPU;
+plain  one chain a row behind a prompt of its own: for a model that cannot share prompts.
+
+Shape suffixes: R rows, L tokens of the longest row, T chain tokens of all rows, C chains of all rows.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +19,10 @@ import torch
 from torch import Tensor
 
 Role = Literal["reference", "positive", "negative"]
+Layout = Literal["rows", "pack", "plain"]
+
+PACKS_OF = 128
+"""A pack's length is a multiple of this, the block of FlexAttention."""
 
 
 @dataclass(frozen=True)
@@ -50,52 +58,82 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch. `target_*` list the chain tokens; the one at `predictor` (an index into R * L) predicts `target_ids`."""
+    """A micro-batch. `target_*` list the chain tokens; the one at `predictor` (an index into R * L) predicts `target_ids`.
 
+    `question_RL` numbers the questions of a row, -1 for padding; `segment_RL` is 0 in a prompt and 1, 2, ... in its chains.
+    """
+
+    layout: Layout
     input_ids_RL: Tensor
     position_ids_RL: Tensor
-    attention_mask_R1LL: Tensor
+    question_RL: Tensor
+    segment_RL: Tensor
     predictor_T: Tensor
     target_ids_T: Tensor
     target_chain_T: Tensor
     chain_lengths_C: Tensor
 
+    @property
+    def padding_mask_RL(self) -> Tensor:
+        """1 where a token is, 0 for padding; never a row of zeros, of which some models make NaN."""
+        mask_RL = (self.question_RL >= 0).long()
+        mask_RL[:, 0] = 1
+        return mask_RL
+
     def to(self, device: torch.device) -> "Batch":
-        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if name != "layout"}
+        return Batch(layout=self.layout, **tensors)
 
 
-def make_batch(examples: list[Example]) -> Batch:
+def make_batch(examples: Sequence[Example], layout: Layout = "rows") -> Batch:
     """The tensors of some questions. No examples make a batch of one token and no chain, which costs a pass and adds nothing."""
-    rows, width = max(1, len(examples)), max((example.length for example in examples), default=1)
-    input_ids = torch.zeros(rows, width, dtype=torch.long)
-    positions = torch.zeros(rows, width, dtype=torch.long)
-    # Segment 0 is the prompt, 1, 2, ... the chains; padding is a segment of its own, so that no token sees it.
-    segments = torch.full((rows, width), -1, dtype=torch.long)
-    predictors: list[int] = []
-    for row, example in enumerate(examples):
-        in_row = slice(0, example.length)
-        input_ids[row, in_row], positions[row, in_row], segments[row, in_row] = map(torch.tensor, _lay_out(example))
-        start = row * width + len(example.prompt_ids)
-        last_of_prompt = start - 1
-        for chain in example.chains:
-            # The last token of the prompt predicts the first one of every chain.
-            predictors += [last_of_prompt, *range(start, start + len(chain.token_ids) - 1)]
-            start += len(chain.token_ids)
+    rows = rows_of(examples, layout)
+    lengths = [sum(example.length for example in row) for row in rows]
+    width = max([1, *lengths])
+    if layout == "pack":
+        width = -(-width // PACKS_OF) * PACKS_OF
+    tokens, positions, segments = (np.zeros((max(1, len(rows)), width), dtype=np.int64) for _ in range(3))
+    questions = np.full_like(tokens, -1)
+    predictors: list[np.ndarray] = []
+    for row, row_examples in enumerate(rows):
+        start = 0
+        for number, example in enumerate(row_examples):
+            place = slice(start, start + example.length)
+            tokens[row, place], positions[row, place], segments[row, place] = _lay_out(example)
+            questions[row, place] = number
+            first = row * width + start + len(example.prompt_ids)
+            last_of_prompt = first - 1
+            for chain in example.chains:
+                # The last token of the prompt predicts the first one of every chain.
+                predictors += [np.array([last_of_prompt]), np.arange(first, first + len(chain.token_ids) - 1)]
+                first += len(chain.token_ids)
+            start += example.length
     chains = [chain.token_ids for example in examples for chain in example.chains]
-    lengths = torch.tensor([len(token_ids) for token_ids in chains], dtype=torch.long)
+    chain_lengths = torch.tensor([len(token_ids) for token_ids in chains], dtype=torch.long)
     return Batch(
-        input_ids_RL=input_ids,
-        position_ids_RL=positions,
-        attention_mask_R1LL=_attention_mask(segments),
-        predictor_T=torch.tensor(predictors, dtype=torch.long),
+        layout=layout,
+        input_ids_RL=torch.from_numpy(tokens),
+        position_ids_RL=torch.from_numpy(positions),
+        question_RL=torch.from_numpy(questions),
+        segment_RL=torch.from_numpy(segments),
+        predictor_T=torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *predictors])),
         target_ids_T=torch.tensor([token for token_ids in chains for token in token_ids], dtype=torch.long),
-        target_chain_T=torch.arange(len(chains)).repeat_interleave(lengths),
-        chain_lengths_C=lengths,
+        target_chain_T=torch.arange(len(chains)).repeat_interleave(chain_lengths),
+        chain_lengths_C=chain_lengths,
     )
 
 
+def rows_of(examples: Sequence[Example], layout: Layout) -> list[list[Example]]:
+    """What lies in each row; the chains stay in their order."""
+    if layout == "pack":
+        return [list(examples)] if examples else []
+    if layout == "rows":
+        return [[example] for example in examples]
+    return [[replace(example, chains=(chain,))] for example in examples for chain in example.chains]
+
+
 def _lay_out(example: Example) -> tuple[list[int], list[int], list[int]]:
-    """Token ids, positions and segments of a row."""
+    """Token ids, positions and segments of a question."""
     prompt = len(example.prompt_ids)
     tokens, positions, segments = list(example.prompt_ids), list(range(prompt)), [0] * prompt
     for number, chain in enumerate(example.chains, start=1):
@@ -103,55 +141,3 @@ def _lay_out(example: Example) -> tuple[list[int], list[int], list[int]]:
         positions += range(prompt, prompt + len(chain.token_ids))
         segments += [number] * len(chain.token_ids)
     return tokens, positions, segments
-
-
-def _attention_mask(segment_RL: Tensor) -> Tensor:
-    """bool [R, 1, L, L], true where a token may look: back, at the prompt or at its own segment."""
-    of_query, of_key = segment_RL[:, :, None], segment_RL[:, None, :]
-    causal = torch.ones(segment_RL.shape[1], segment_RL.shape[1], dtype=torch.bool).tril()
-    return (((of_key == 0) | (of_key == of_query)) & causal)[:, None]
-
-
-def global_batches(weights: Sequence[float], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The examples of every step of an epoch, by (seed, epoch) alone.
-
-    `weights`: how often an epoch sees each example. Of a fraction, every example gets its share in turn: at 0.25 it stands
-    in one epoch of four.
-    """
-    random = np.random.default_rng((seed, epoch))
-    # One draw for all epochs: where in the turn an example begins.
-    phase = np.random.default_rng(seed).random(len(weights))
-    share = np.asarray(weights, dtype=float)
-    times = np.floor(phase + share * (epoch + 1)) - np.floor(phase + share * epoch)
-    order = random.permutation(np.repeat(np.arange(len(weights)), times.astype(int))).tolist()
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def share_out(lengths: list[int], world_size: int, tokens_per_micro_batch: int) -> list[list[list[int]]]:
-    """Divide a global batch over the workers: indices by [rank][micro-batch].
-
-    Every rank computes the same division, so all know without a word how many passes there are. Each gets the same number:
-    under ZeRO-3 a rank that makes fewer passes leaves the others waiting for ever. The short ones pass empty micro-batches.
-    Longest first, each to the rank with the least so far, so that no rank waits long.
-    """
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    load = [0] * world_size
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        rank = load.index(min(load))
-        shares[rank].append(index)
-        load[rank] += lengths[index]
-    division = [list(_micro_batches(share, lengths, tokens_per_micro_batch)) for share in shares]
-    passes = max(len(micro_batches) for micro_batches in division)
-    return [micro_batches + [[]] * (passes - len(micro_batches)) for micro_batches in division]
-
-
-def _micro_batches(indices: list[int], lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Cut a list that falls in length so that (rows x longest row) stays within the budget; a longer row stands alone."""
-    current: list[int] = []
-    for index in indices:
-        if current and lengths[current[0]] * (len(current) + 1) > budget:
-            yield current
-            current = []
-        current.append(index)
-    if current:
-        yield current

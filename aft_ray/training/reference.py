@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
-from aft_ray.training.batches import Example, make_batch, share_out
+from aft_ray.training.batches import Example
+from aft_ray.training.division import share_out
 from aft_ray.training.examples import candidate_chains, within
+from aft_ray.training.passes import ahead
 from aft_ray.training.worker import (
     TrainingJob,
+    layout_of,
     leave_process_group,
     prepare_environment,
     read_training_groups,
@@ -32,16 +35,18 @@ def reference_worker(settings: dict[str, Any]) -> None:
         job.training.max_tokens,
     )
     engine = start_engine(job, total_steps=1)
-    division = share_out([e.length for e in examples], context.get_world_size(), job.training.tokens_per_micro_batch)
+    layout = layout_of(engine, examples[0], job)
+    shares = share_out(examples, context.get_world_size(), job.training.tokens_per_micro_batch, layout)
+    passes = shares[context.get_world_rank()].passes
     found: dict[str, dict[int, float]] = {}
-    for number, indices in enumerate(division[context.get_world_rank()], start=1):
-        part = [examples[index] for index in indices]
+    for number, (part, batch) in enumerate(zip(passes, ahead(passes, layout), strict=True), start=1):
         with torch.no_grad():
-            scores = iter(engine(make_batch(part).to(engine.device)).tolist())
+            scores = iter(engine(batch.to(engine.device)).tolist())
         for example in part:
-            found[example.question_id] = {chain.index: next(scores) * len(chain.token_ids) for chain in example.chains}
+            scored = {chain.index: next(scores) * len(chain.token_ids) for chain in example.chains}
+            found[example.question_id] = found.get(example.question_id, {}) | scored
         if job.counter is not None and context.get_world_rank() == 0:
-            job.counter.put.remote(number, len(division[0]), "")
+            job.counter.put.remote(number, len(passes), "")
     sizes = {group.question.question_id: len(group.candidates) for group in groups}
     records = [
         ReferenceScores(question_id=question_id, log_likelihoods=tuple(by_index.get(i) for i in range(sizes[question_id])))

@@ -1,6 +1,8 @@
 """Scores of chains under a model, and the loss of a global batch as a function of them. Without Ray."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from transformers import PreTrainedModel
 from aft_ray.losses import Loss
 from aft_ray.losses.groups import ScoredGroups, difference, mean_over
 from aft_ray.training.batches import Batch, Example, Role
+from aft_ray.training.head import LogLikelihoodHead
 
 
 class Scorer(nn.Module):
@@ -17,6 +20,7 @@ class Scorer(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.head = LogLikelihoodHead(model.get_output_embeddings())
 
     def forward(self, batch: Batch) -> Tensor:
         """s(c) [C]: per-token mean log-likelihood of every chain, nats.
@@ -24,21 +28,56 @@ class Scorer(nn.Module):
         Only the chains' tokens go through the head, never the prompts': a batch without chains still makes the pass, with
         one position, because under ZeRO-3 all ranks must use the same parameters in the same order.
         """
-        hidden_RLH = self.model.base_model(
-            input_ids=batch.input_ids_RL,
-            position_ids=batch.position_ids_RL,
-            attention_mask=batch.attention_mask_R1LL,
-            use_cache=False,
-        ).last_hidden_state
-        hidden = hidden_RLH.flatten(0, 1)
-        head = self.model.get_output_embeddings()
         if not len(batch.chain_lengths_C):
-            return head(hidden[:1]).float().sum()[None][:0]
-        logits_TV = head(hidden[batch.predictor_T]).float()
-        target_logits_T = logits_TV.gather(1, batch.target_ids_T[:, None]).squeeze(1)
-        log_likelihood_T = target_logits_T - logits_TV.logsumexp(dim=1)
+            nothing = torch.zeros(1, dtype=torch.long, device=batch.input_ids_RL.device)
+            return self._log_likelihoods(replace(batch, predictor_T=nothing, target_ids_T=nothing))[:0]
+        log_likelihood_T = self._log_likelihoods(batch)
         total_C = log_likelihood_T.new_zeros(len(batch.chain_lengths_C)).index_add(0, batch.target_chain_T, log_likelihood_T)
         return total_C / batch.chain_lengths_C
+
+    def _log_likelihoods(self, batch: Batch) -> Tensor:
+        if batch.layout == "plain":
+            # What a model does by itself, its own mask, positions and logits.
+            logits_RLV = self.model(input_ids=batch.input_ids_RL, attention_mask=batch.padding_mask_RL, use_cache=False).logits
+            logits_TV = logits_RLV.flatten(0, 1)[batch.predictor_T].float()
+            return logits_TV.gather(1, batch.target_ids_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
+        mask = attention_mask(batch)
+        hidden_RLH = self.model.base_model(
+            input_ids=batch.input_ids_RL,
+            position_ids=None if mask is None else batch.position_ids_RL,
+            attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
+        return self.head(hidden_RLH.flatten(0, 1)[batch.predictor_T], batch.target_ids_T)
+
+
+def attention_mask(batch: Batch) -> Any:
+    """What each token may see: back, of its own question the prompt and its own chain. Padding sees padding.
+
+    bool [R, 1, L, L], for a pack a BlockMask; None where causal attention does, in rows of one chain with the padding behind.
+    """
+    question_RL, segment_RL = batch.question_RL, batch.segment_RL
+    rows, width = question_RL.shape
+    if batch.layout == "rows" and len(batch.chain_lengths_C) == rows:
+        return None
+
+    def sees(row: Any, head: Any, query: Any, key: Any) -> Any:
+        of_key = segment_RL[row, key]
+        same_question = question_RL[row, query] == question_RL[row, key]
+        return same_question & ((of_key == 0) | (of_key == segment_RL[row, query])) & (query >= key)
+
+    if batch.layout == "pack":
+        return _block_mask(sees, B=rows, H=None, Q_LEN=width, KV_LEN=width, device=question_RL.device)
+    place = torch.arange(width, device=question_RL.device)
+    row = torch.arange(rows, device=question_RL.device)
+    return sees(row[:, None, None], None, place[:, None], place)[:, None]
+
+
+def _block_mask(*given: Any, **more: Any) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    # Uncompiled it would make the whole square.
+    return torch.compile(create_block_mask)(*given, **more)
 
 
 class GlobalLoss:

@@ -1,6 +1,7 @@
 """What every training worker runs: DeepSpeed over the same deterministic sequence of global batches."""
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -10,12 +11,16 @@ from typing import Any
 
 import torch
 from ray.actor import ActorHandle
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
-from aft_ray.losses import bound_loss, has_boundary, loss_function
+from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
 from aft_ray.losses.boundary import boundaries
-from aft_ray.training.batches import Example, global_batches, make_batch, share_out
+from aft_ray.training.batches import Batch, Example, Layout, make_batch
+from aft_ray.training.division import global_batches, share_out
 from aft_ray.training.examples import alignment_examples, sampler_scores, vft_examples, with_references, within
+from aft_ray.training.layout import choose_layout
+from aft_ray.training.passes import run_passes
 from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures
 from schemas import CandidateGroup, Question, ReferenceScores, read_parquet
 
@@ -35,7 +40,7 @@ class TrainingJob:
     out: Path
     counter: ActorHandle[Any] | None
     references: Path | None = None
-    """ReferenceScores of the groups in `records`, for a loss that needs them."""
+    """ReferenceScores of the groups in `records`, for a loss that needs them; None where the sampler's own log-likelihoods do."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -49,21 +54,21 @@ def train_worker(settings: dict[str, Any]) -> None:
     examples, left_out = load_examples(job)
     batches = schedule(examples, job)
     engine = start_engine(job, total_steps=len(batches))
+    loss, layout = global_loss(job.training), layout_of(engine, examples[0], job)
     step, history = 0, list[dict[str, float | None]]()
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             _, state = engine.load_checkpoint(folder)
         step, history = state["step"], state["history"]
-    loss = global_loss(job.training)
     while step < len(batches):
-        history.append(train_step(engine, loss, batches[step], job, context.get_world_rank(), context.get_world_size()))
+        history.append(train_step(engine, loss, batches[step], job, layout))
         step += 1
         if context.get_world_rank() == 0 and job.counter is not None:
             job.counter.put.remote(step, len(batches), f"loss {history[-1]['loss']:.3f}")
         if step % job.training.steps_per_checkpoint == 0 and step < len(batches):
             save_checkpoint(engine, {"step": step, "history": history})
-    probe = probe_scores(engine, examples[0])
+    probe = probe_scores(engine, examples[0], layout)
     export(engine, job)
     if context.get_world_rank() == 0:
         counts = {"examples": len(examples), "left out": left_out, "steps": step}
@@ -101,10 +106,16 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
             f"nothing to train on in {job.records}: no chain of at most max_tokens = {job.training.max_tokens} tokens"
         )
     left_out = sum(len(e.chains) for e in found) - sum(len(e.chains) for e in examples)
-    if job.references is not None:
-        kept = {scores.question_id: scores.log_likelihoods for scores in read_parquet(job.references, ReferenceScores)}
-        examples = with_references(examples, kept)
+    if isinstance(job.training, AlignmentConfig) and needs_reference(loss_function(job.training.loss)):
+        examples = with_references(examples, reference_log_likelihoods(job, groups))
     return examples, left_out
+
+
+def reference_log_likelihoods(job: TrainingJob, groups: list[CandidateGroup]) -> dict[str, tuple[float | None, ...]]:
+    """By question and candidate: of a pass made for them, else as the sampler gave them."""
+    if job.references is None:
+        return {group.question.question_id: tuple(c.log_likelihood for c in group.candidates) for group in groups}
+    return {scores.question_id: scores.log_likelihoods for scores in read_parquet(job.references, ReferenceScores)}
 
 
 def read_training_groups(records: Path) -> list[CandidateGroup]:
@@ -124,13 +135,12 @@ def schedule(examples: list[Example], job: TrainingJob) -> list[list[Example]]:
 def start_engine(job: TrainingJob, total_steps: int) -> Any:
     """A DeepSpeed engine around the scorer, its optimizer and its schedule."""
     import deepspeed
-    from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+    from transformers import get_cosine_schedule_with_warmup
 
     join_process_group(job.resources)
     torch.manual_seed(job.seed)
-    model = AutoModelForCausalLM.from_pretrained(
-        job.model.path, dtype=DTYPES[job.model.precision], attn_implementation="sdpa", use_safetensors=True
-    )
+    model = load_model(job)
+    without_dropout(model)
     if job.resources.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     scorer = Scorer(model)
@@ -144,6 +154,26 @@ def start_engine(job: TrainingJob, total_steps: int) -> Any:
         dist_init_required=False,
     )
     return engine
+
+
+def load_model(job: TrainingJob) -> PreTrainedModel:
+    """With FlexAttention on a GPU, where the model has it; else with what transformers takes for it."""
+    settings = {"dtype": DTYPES[job.model.precision], "use_safetensors": True}
+    if job.resources.gpus_per_training_worker:
+        try:
+            return AutoModelForCausalLM.from_pretrained(job.model.path, attn_implementation="flex_attention", **settings)
+        except ValueError as error:  # raised before a weight is read
+            logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
+    return AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
+
+
+def without_dropout(model: torch.nn.Module) -> None:
+    """A chain's score is a function of the weights: the two passes of a split question must give the same."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010, a module's attributes have no types
 
 
 def join_process_group(resources: ResourcesConfig) -> None:
@@ -188,23 +218,27 @@ def global_loss(training: TrainingConfig) -> GlobalLoss:
     )
 
 
-def train_step(
-    engine: Any, loss: GlobalLoss, batch: list[Example], job: TrainingJob, rank: int, world_size: int
-) -> dict[str, float | None]:
+def layout_of(engine: Any, example: Example, job: TrainingJob) -> Layout:
+    return choose_layout(engine, example, job.training.max_tokens)
+
+
+def train_step(engine: Any, loss: GlobalLoss, batch: list[Example], job: TrainingJob, layout: Layout) -> dict[str, float | None]:
     """One optimizer step on a global batch; returns what `batch_measures` says of it, over all ranks."""
     import deepspeed
 
-    division = share_out([example.length for example in batch], world_size, job.training.tokens_per_micro_batch)
-    micro_batches = [[batch[index] for index in indices] for indices in division[rank]]
-    sums: dict[str, float] = {}
-    for number, examples in enumerate(micro_batches):
-        engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
-        scores_C = engine(make_batch(examples).to(engine.device))
-        part, terms = loss.part(scores_C, examples, batch)
+    rank, world_size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
+
+    def score(made: Batch) -> torch.Tensor:
+        scores_C: torch.Tensor = engine(made.to(engine.device))
+        return scores_C
+
+    def backward(value: torch.Tensor, last: bool) -> None:
+        engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages gradients over the ranks; ours is a sum over them.
-        engine.backward(part * world_size)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value
+        engine.backward(value * world_size)
+
+    share = share_out(batch, world_size, job.training.tokens_per_micro_batch, layout)[rank]
+    sums = run_passes(score, backward, loss, share, batch, layout)
     engine.step()
     totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=engine.device)
     deepspeed.comm.all_reduce(totals)
@@ -220,10 +254,10 @@ def save_checkpoint(engine: Any, state: dict[str, Any]) -> None:
         train.report({"step": state["step"]}, checkpoint=train.Checkpoint.from_directory(folder))
 
 
-def probe_scores(engine: Any, example: Example) -> dict[str, Any]:
+def probe_scores(engine: Any, example: Example, layout: Layout) -> dict[str, Any]:
     """Scores of one example under the trained weights: whoever loads the exported model can compare."""
     with torch.no_grad():
-        scores_C = engine(make_batch([example]).to(engine.device))
+        scores_C = engine(make_batch([example], layout).to(engine.device))
     return {"question_id": example.question_id, "chains": [c.token_ids for c in example.chains], "scores": scores_C.tolist()}
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
 from aft_ray.losses import LOSSES, loss_function, needs_reference
 from aft_ray.tasks.arithmetic import generate
-from aft_ray.training.batches import global_batches, share_out
+from aft_ray.training.division import global_batches, share_out
 from aft_ray.training.trainer import run_training, score_references
 from aft_ray.training.worker import TrainingJob, load_examples
 from schemas import Candidate, CandidateGroup, write_parquet
@@ -119,9 +119,9 @@ def test_two_workers_with_unequal_shares_give_the_weights_of_a_plain_loop(zero_s
         out=tmp_path,
         counter=None,
     )
-    lengths = [example.length for example in load_examples(job)[0]]
-    busy = [sum(map(bool, share)) for share in share_out(lengths, 2, job.training.tokens_per_micro_batch)]
-    assert busy[0] != busy[1], "the ranks should have unequal numbers of micro-batches"
+    shares = share_out(load_examples(job)[0], 2, job.training.tokens_per_micro_batch)
+    busy = [(sum(map(bool, share.parts)), sum(map(bool, share.micro_batches))) for share in shares]
+    assert all(first != second for first, second in zip(*busy, strict=True)), "the ranks should have unequal numbers of passes"
     run_training(job)
     expected = train_by_hand(job, groups, tokenizer)
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)

@@ -1,6 +1,7 @@
 """Packing and scoring against transformers' own forward, and the loss of a global batch against a plain loop."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from aft_ray.losses import bound_loss
-from aft_ray.training.batches import Chain, Example, global_batches, make_batch, share_out
+from aft_ray.training.batches import Chain, Example, make_batch
+from aft_ray.training.division import cost, global_batches, share_out
 from aft_ray.training.examples import alignment_examples, within
+from aft_ray.training.passes import run_passes
 from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures
 from schemas import Candidate, CandidateGroup, Question
 
@@ -93,10 +96,16 @@ def measured_by_hand(scored):
     return found | {"assessment_accuracy": sum(shares) / len(shares) if shares else None}
 
 
-@settings(max_examples=20)
-@given(batch=batches, world_size=st.integers(1, 3), budget=st.integers(1, 200), covers=st.booleans())
-def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, world_size, budget, covers):
-    """Independent of the packing: one chain at a time, the formula of the loss in a loop."""
+@settings(max_examples=30)
+@given(
+    batch=batches,
+    world_size=st.integers(1, 3),
+    budget=st.integers(1, 200),
+    covers=st.booleans(),
+    layout=st.sampled_from(["rows", "plain"]),
+)
+def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, world_size, budget, covers, layout):
+    """Independent of the packing: one chain at a time, the formula of the loss in a loop. Small budgets split a question."""
     model.zero_grad()
     roles = ("reference", "positive") if covers else ("reference",)
     scored = [[(c, score_alone(model, e.prompt_ids, c.token_ids)) for c in e.chains] for e in batch]
@@ -112,31 +121,42 @@ def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, w
 
     model.zero_grad()
     loss = GlobalLoss(bound_loss("unconstrained", 0.0, {}), weight=0.7, vft_weight=1.0, vft_covers_positives=covers)
-    total, sums = 0.0, Counter()
-    for micro_batches in share_out([e.length for e in batch], world_size, budget):
-        for indices in micro_batches:
-            part = [batch[index] for index in indices]
-            value, terms = loss.part(Scorer(model)(make_batch(part)), part, batch)
+    sums = Counter()
+    shares = share_out(batch, world_size, budget, layout)
+    assert len({(len(share.parts), len(share.micro_batches)) for share in shares}) == 1
+    for share in shares:
+        ends = []
+
+        def backward(value, last, ends=ends):
+            ends.append(last)
             value.backward()
-            total += value.item()
-            sums.update(terms)
+
+        sums.update(run_passes(Scorer(model), backward, loss, share, batch, layout))
+        assert ends == [False] * (len(share.passes) - 1) + [True] * (len(share.passes) > 0)
+    total = sums["loss"]
     measured = batch_measures(sums)
     for name, value in measured_by_hand(scored).items():
         assert measured[name] == (None if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), name
-    assert measured["loss"] == pytest.approx(total)
     assert total == pytest.approx(float(torch.as_tensor(expected).detach()), rel=1e-5, abs=1e-6)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
 
 
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), world_size=st.integers(1, 5), budget=st.integers(1, 120))
-def test_every_question_goes_to_one_rank_and_all_ranks_make_as_many_passes(lengths, world_size, budget):
-    division = share_out(lengths, world_size, budget)
-    assert sorted(i for share in division for micro_batch in share for i in micro_batch) == list(range(len(lengths)))
-    assert len({len(share) for share in division}) == 1
-    for share in division:
-        for micro_batch in share:
-            assert len(micro_batch) <= 1 or max(lengths[i] for i in micro_batch) * len(micro_batch) <= budget
+@given(
+    batch=st.lists(examples, min_size=1, max_size=12),
+    world_size=st.integers(1, 5),
+    budget=st.integers(1, 120),
+    layout=st.sampled_from(["rows", "pack", "plain"]),
+)
+def test_every_chain_goes_to_one_pass_of_one_rank_within_the_budget(batch, world_size, budget, layout):
+    batch = [replace(example, question_id=str(number)) for number, example in enumerate(batch)]
+    shares = share_out(batch, world_size, budget, layout)
+    found = sorted((e.question_id, c.token_ids) for share in shares for part in share.passes for e in part for c in e.chains)
+    assert found == sorted((e.question_id, c.token_ids) for e in batch for c in e.chains)
+    assert len({(len(share.parts), len(share.micro_batches)) for share in shares}) == 1
+    for part in (part for share in shares for part in share.passes if part):
+        tokens = make_batch(part).input_ids_RL.numel() if layout == "rows" else sum(cost(e, layout) for e in part)
+        assert tokens <= budget or len(part) == len(part[0].chains) == 1
 
 
 @given(size=st.integers(1, 50), batch=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))

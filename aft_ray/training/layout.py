@@ -1,0 +1,52 @@
+"""Which layout a model is trained in: prompts shared where that gives the scores that the model itself gives, plain where not."""
+
+import inspect
+import logging
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from aft_ray.training.batches import Example, Layout, make_batch
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Of a score, nats. What a model does that sharing ignores (positions not rotary, logits capped or scaled) changes far more."""
+
+
+def choose_layout(engine: Any, example: Example, max_tokens: int) -> Layout:
+    """On all ranks the same. Scores the first chains of an example in both ways, so that nothing need be known of the model."""
+    model = engine.module.model
+    config = model.config
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return _plain("it takes no positions")
+    shared: Layout = "pack" if config._attn_implementation == "flex_attention" else "rows"
+    window = shortest_window(config)
+    if window is not None and max_tokens > window:
+        return _plain(f"its attention has a window of {window} tokens, below max_tokens = {max_tokens}")
+    probe = [Example(example.question_id, example.prompt_ids, example.chains[:3])]
+    if len(probe[0].chains) == 1:
+        probe = [Example(example.question_id, example.prompt_ids, example.chains * 2)]
+    with torch.no_grad():
+        together, alone = (engine(make_batch(probe, layout).to(engine.device)) for layout in (shared, "plain"))
+    difference = (together - alone).abs().max()
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(difference, torch.distributed.ReduceOp.MAX)
+    dtype = next(engine.module.parameters()).dtype
+    if not difference <= TOLERANCE[dtype]:
+        return _plain(f"with a shared prompt its scores differ by {difference:.2g} nats")
+    return shared
+
+
+def shortest_window(config: PretrainedConfig) -> int | None:
+    """How far back some layer sees, in tokens; None where all see everything. A mask of ours takes the place of such a window."""
+    config = config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    names = windows.values() if kinds is None else {windows[kind] for kind in kinds if kind in windows}
+    found = [size for name in names if (size := getattr(config, name, None)) is not None]
+    return min(found, default=None)
+
+
+def _plain(reason: str) -> Layout:
+    logging.getLogger(__name__).warning("This model is trained with every chain in a row of its own, which is slower: %s", reason)
+    return "plain"

@@ -1,0 +1,160 @@
+"""The layouts of a micro-batch over families of models: sharing a prompt, splitting a question, one chain a row."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_mask
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from aft_ray.losses import bound_loss
+from aft_ray.training import scores
+from aft_ray.training.batches import Chain, Example, make_batch
+from aft_ray.training.division import share_out
+from aft_ray.training.layout import choose_layout, shortest_window
+from aft_ray.training.passes import run_passes
+from aft_ray.training.scores import GlobalLoss, Scorer
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+WIDE = {"intermediate_size": 48, "num_key_value_heads": 1}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES, **WIDE, initializer_range=0.3, tie_word_embeddings=True),
+    "qwen": Qwen2Config(**SIZES, **WIDE, initializer_range=0.3),
+    "gpt_neox": GPTNeoXConfig(**SIZES, intermediate_size=48, initializer_range=0.3, rotary_pct=0.5, attention_dropout=0.0),
+    "bloom": BloomConfig(**SIZES, initializer_range=0.3),
+    "gemma2": Gemma2Config(**SIZES, **WIDE, head_dim=16, initializer_range=0.3, final_logit_softcapping=5.0),
+    "mistral": MistralConfig(**SIZES, **WIDE, initializer_range=0.3, sliding_window=24),
+}
+ROTARY = ("llama", "qwen", "gpt_neox")
+
+
+@pytest.fixture(scope="module", params=ROTARY)
+def rotary(request):
+    return made(request.param)
+
+
+def made(family):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(FAMILIES[family], dtype=torch.float32).eval()
+
+
+tokens = st.integers(3, 60)
+ids = st.lists(tokens, min_size=1, max_size=16).map(tuple)
+candidates = st.builds(Chain, ids, st.sampled_from(["positive", "negative"]))
+questions = st.builds(Example, st.just("q"), ids, st.lists(candidates, min_size=1, max_size=8).map(tuple))
+
+
+def gradient_of(model, batch, budget, layout):
+    """Loss and gradient of a global batch on one rank."""
+    model.zero_grad()
+    loss = GlobalLoss(bound_loss("bc", 0.2, {}), 1.0, 1.0, vft_covers_positives=True)
+    (share,) = share_out(batch, 1, budget, layout)
+    sums = run_passes(Scorer(model), lambda value, last: value.backward(), loss, share, batch, layout)
+    return share, sums["loss"], torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@settings(max_examples=15)
+@given(batch=st.lists(questions, min_size=1, max_size=3), budget=st.integers(20, 60))
+def test_shared_split_and_plain_give_the_same_loss_and_gradient(rotary, batch, budget):
+    _, loss, gradient = gradient_of(rotary, batch, 10**6, "plain")
+    for limit in (10**6, budget):
+        share, other_loss, other = gradient_of(rotary, batch, limit, "rows")
+        assert limit == budget or not share.split
+        assert other_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
+        assert (other - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7
+
+
+def test_a_question_over_the_budget_is_split_and_never_whole(rotary):
+    """The largest pass is within the budget, and all chains still meet in one loss."""
+    chains = tuple(Chain(tuple(range(3, 13)), role) for role in ("positive", "negative") * 10)
+    share, *_ = gradient_of(rotary, [Example("q", (5, 6, 7), chains)], 50, "rows")
+    assert len(share.split[0]) == 5
+    assert max(make_batch(part).input_ids_RL.numel() for part in share.passes) <= 50
+
+
+@settings(max_examples=30, deadline=None)
+@given(batch=st.lists(questions, min_size=1, max_size=4))
+def test_the_block_mask_of_a_pack_lets_each_chain_see_its_prompt_and_itself(batch):
+    """FlexAttention's own reading of our rule, made dense, against a loop over tokens."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "_block_mask", lambda sees, **more: made.update(more, rule=sees))
+        packed = make_batch(batch, "pack")
+        scores.attention_mask(packed)
+    assert made["KV_LEN"] % 128 == 0
+    dense = create_mask(made["rule"], made["B"], None, made["Q_LEN"], made["KV_LEN"], device="cpu")[0, 0]
+    owner = []
+    for number, example in enumerate(batch):
+        owner += [(number, None)] * len(example.prompt_ids)
+        owner += [(number, place) for place, chain in enumerate(example.chains) for _ in chain.token_ids]
+    for query, (question, chain) in enumerate(owner):
+        seen = [key for key in range(query + 1) if owner[key][0] == question and owner[key][1] in (None, chain)]
+        assert dense[query].nonzero().flatten().tolist() == seen
+    assert dense.any(dim=1).all(), "a token that sees nothing makes NaN"
+
+
+@settings(max_examples=10)
+@given(batch=st.lists(questions, min_size=1, max_size=3))
+def test_a_pack_gives_the_scores_of_rows(rotary, batch):
+    """With the rule made dense, which any attention takes: FlexAttention itself runs on a GPU only."""
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(
+            scores, "_block_mask", lambda sees, B, H, Q_LEN, KV_LEN, device: create_mask(sees, B, H, Q_LEN, KV_LEN, device)
+        )
+        packed = Scorer(rotary)(make_batch(batch, "pack"))
+        torch.testing.assert_close(packed, Scorer(rotary)(make_batch(batch)), atol=1e-5, rtol=1e-5)
+
+
+class Engine(torch.nn.Module):
+    """What choose_layout needs of DeepSpeed's."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model):
+        super().__init__()
+        self.module = Scorer(model)
+
+    def forward(self, batch):
+        return self.module(batch)
+
+
+EXAMPLE = Example("q", tuple(range(3, 13)), tuple(Chain(tuple(range(5 + i, 15 + i)), "positive") for i in range(3)))
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "layout", "because"),
+    [
+        ("llama", "rows", None),
+        ("qwen", "rows", None),
+        ("gpt_neox", "rows", None),
+        ("bloom", "plain", "takes no positions"),
+        ("gemma2", "plain", "differ by"),
+        ("mistral", "plain", "window of 24 tokens"),
+    ],
+)
+def test_prompts_are_shared_where_that_gives_the_models_own_scores(family, layout, because, caplog):
+    model = made(family)
+    assert choose_layout(Engine(model), EXAMPLE, 100) == layout
+    assert (because or "") in caplog.text
+    assert bool(caplog.text) == (because is not None)
+
+
+def test_a_window_that_no_chain_outgrows_is_none():
+    model = made("mistral")
+    assert choose_layout(Engine(model), EXAMPLE, 24) == "rows"
+    assert shortest_window(FAMILIES["gemma2"]) == 4096
+    assert shortest_window(FAMILIES["qwen"]) is None
+    assert shortest_window(FAMILIES["llama"]) is None
