@@ -219,16 +219,19 @@ def test_a_second_start_does_nothing(finished_run, small_config):
 
 
 def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(finished_run, small_config, groups, tmp_path):
-    """With the sampler's log-likelihoods for reference; the second round samples from the model of the first."""
+    """References are scored where some candidates come from a file; the second round takes those of its sampler, the model of
+    the first."""
     shutil.copytree(finished_run[0], tmp_path / "small")
     # They change no result; without workers, three trainings in a row are done in this process.
     resources = small_config.resources.model_copy(update={"sampling_actors": (1, 2), "training_workers": 0})
     alignment = small_config.alignment.model_copy(update={"loss": "dpo", "options": {"beta": 0.2}})
     changed = {"alignment": alignment, "resources": resources, "rounds": 2, "runs_dir": tmp_path}
     made, summary, printed = execute(small_config.model_copy(update=changed))
-    assert made == ["align", "evaluate-aft", "sample-2", "align-2", "evaluate-aft-2"]
+    assert made == ["reference", "align", "evaluate-aft", "sample-2", "align-2", "evaluate-aft-2"]
     assert 'alignment.loss: "bc" -> "dpo"' in printed
     folder = tmp_path / "small"
+    model = AutoModelForCausalLM.from_pretrained(folder / "vft" / "model", dtype=torch.float32)
+    assert_references(folder / "reference" / "scores", [g for g in groups if g.question.split == "train"], model)
     aligned = AutoModelForCausalLM.from_pretrained(folder / "align" / "model", dtype=torch.float32)
     resampled = read_parquet(folder / "sample-2" / "groups", CandidateGroup)
     assert {g.question.question_id for g in resampled} == {g.question.question_id for g in groups if g.question.split == "train"}
@@ -244,21 +247,9 @@ def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(f
     assert [c["model"] for c in summary["comparisons"] if c["task"] == "arithmetic"] == ["aft", "aft-2"]
 
 
-def test_from_another_model_than_the_sampler_references_are_scored_once_and_kept(finished_run, small_config, groups, tmp_path):
-    """Of every candidate that is trained on, the log-likelihood under the base model, by transformers' own forward."""
-    shutil.copytree(finished_run[0], tmp_path / "small")
-    alignment = small_config.alignment.model_copy(update={"loss": "dpo", "start_from": "base"})
-    resources = small_config.resources.model_copy(update={"training_workers": 0})
-    changed = {"alignment": alignment, "resources": resources, "runs_dir": tmp_path}
-    run = Run(small_config.model_copy(update=changed), Console(file=io.StringIO()))
-    manifests = {}
-    for stage in run.stages()[:4]:
-        manifests[stage.name], skipped = run.ensure(stage, manifests)
-        assert skipped == (stage.name != "reference")
-    model = AutoModelForCausalLM.from_pretrained(small_config.model.path, dtype=torch.float32)
-    groups = [group for group in groups if group.question.split == "train"]
-    scores = read_parquet(tmp_path / "small" / "reference" / "scores", ReferenceScores)
-    found = {record.question_id: record.log_likelihoods for record in scores}
+def assert_references(folder, groups, model):
+    """Of every candidate that is trained on, the log-likelihood under that model by transformers' own forward."""
+    found = {scores.question_id: scores.log_likelihoods for scores in read_parquet(folder, ReferenceScores)}
     checked = 0
     for group in groups:
         kept = [candidate.index for candidate in group.candidates if candidate.label != "dropped"]
