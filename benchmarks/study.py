@@ -96,6 +96,10 @@ def arms(rates: dict[str, float]) -> Iterator[Arm]:
             yield from of("main", "bc", [seed], beta=beta)
     for loss in OTHERS:
         yield from of("losses", loss, FEWER_SEEDS)
+    for loss in AFT:
+        for rate in RATES:
+            if rate != rates[loss]:  # else it is among the main ones
+                yield from (Arm("rates", loss, seed, rate) for seed in FEWER_SEEDS)
     for rule in ("question", "noise"):
         yield from of("boundary", "bc", FEWER_SEEDS, beta="auto", rule=rule)
     for loss in AFT:

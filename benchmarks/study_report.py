@@ -187,6 +187,8 @@ def paint_betas(results: Results, axes: Any) -> None:
             found = over_seeds([100 * row["accuracy"] for row in rows])
             axes.axhline(found.mean, color=colour, linestyle="--", label="bc, beta auto" if name == "bc" else name)
     axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(betas, [f"{beta:g}" for beta in betas])
     axes.set_xlabel("beta, nats per token")
     axes.set_ylabel("accuracy, %")
     axes.legend()
