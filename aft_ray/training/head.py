@@ -1,11 +1,12 @@
 """The log-likelihood head: from hidden states and target tokens to log-likelihoods, with no [tokens, vocabulary] tensor.
 
-Logits are made for some tokens at a time and reduced at once. Up to a limit they are kept, and become their own gradient in
-backward; beyond it backward makes them again, for one matrix product in four. Chunks as in
-https://github.com/linkedin/Liger-Kernel (fused linear cross-entropy), which must know each token's gradient already in forward;
-here it depends on all chains of a question. fp32 from the logits on.
+Logits are made for a part of the vocabulary at a time and reduced at once. Up to a limit they are kept, and become their own
+gradient in backward; beyond it backward makes them again, for one matrix product in four. Parts of the vocabulary, not of the
+tokens, because then each weight's gradient is written once. As in Cut Your Losses (arXiv 2411.09009) and
+https://github.com/linkedin/Liger-Kernel, whose fused loss must know each token's gradient already in forward; here it depends on
+all chains of a question. fp32 from the logits on.
 
-Shape suffixes: T tokens, H hidden size, V vocabulary.
+Shape suffixes: T tokens, H hidden size, V vocabulary, W a part of the vocabulary.
 """
 
 from collections.abc import Iterator
@@ -35,44 +36,56 @@ class LogLikelihoodHead(nn.Module):
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_T: Tensor) -> Tensor:
-        log_likelihood_T = hidden_TH.new_empty(len(hidden_TH), dtype=torch.float32)
-        logsumexp_T = torch.empty_like(log_likelihood_T)
+        logsumexp_T = hidden_TH.new_full((len(hidden_TH),), -torch.inf, dtype=torch.float32)
+        target_logit_T = torch.zeros_like(logsumexp_T)
         room = LOGITS_KEPT[hidden_TH.device.type] if any(ctx.needs_input_grad) else 0
         ctx.kept = {}
         for part in _parts(hidden_TH, weight_VH):
-            logits_TV = linear(hidden_TH[part], weight_VH, bias_V).float()
-            logsumexp_T[part] = logits_TV.logsumexp(dim=1)
-            log_likelihood_T[part] = logits_TV.gather(1, target_T[part, None]).squeeze(1) - logsumexp_T[part]
-            if logits_TV.numel() <= room:
-                ctx.kept[part.start] = logits_TV
-                room -= logits_TV.numel()
+            logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
+            logsumexp_T = torch.logaddexp(logsumexp_T, logits_TW.logsumexp(dim=1))
+            place_T, inside_T = _place(target_T, part)
+            target_logit_T += logits_TW.gather(1, place_T[:, None]).squeeze(1) * inside_T
+            if logits_TW.numel() <= room:
+                ctx.kept[part.start] = logits_TW
+                room -= logits_TW.numel()
         ctx.save_for_backward(hidden_TH, weight_VH, bias_V, target_T, logsumexp_T)
-        return log_likelihood_T
+        return target_logit_T - logsumexp_T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient by a logit: that of its token's log-likelihood, times [is the target] - softmax."""
         (gradient_T,) = gradients
         hidden_TH, weight_VH, bias_V, target_T, logsumexp_T = ctx.saved_tensors
-        by_hidden_TH = torch.empty_like(hidden_TH)
-        by_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
-        by_bias_V = torch.zeros_like(bias_V) if ctx.needs_input_grad[2] else None
+        by_hidden_TH = torch.zeros_like(hidden_TH, dtype=torch.float32)
+        by_weight_VH = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] else None
+        by_bias_V = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
         for part in _parts(hidden_TH, weight_VH):
-            logits_TV = ctx.kept.pop(part.start, None)
-            if logits_TV is None:
-                logits_TV = linear(hidden_TH[part], weight_VH, bias_V).float()
-            by_logit_TV = logits_TV.sub_(logsumexp_T[part, None]).exp_().mul_(-gradient_T[part, None])
-            by_logit_TV.scatter_add_(1, target_T[part, None], gradient_T[part, None])
-            by_logit_TV = by_logit_TV.to(hidden_TH.dtype)
-            by_hidden_TH[part] = by_logit_TV @ weight_VH
+            logits_TW = ctx.kept.pop(part.start, None)
+            if logits_TW is None:
+                logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
+            by_logit_TW = logits_TW.sub_(logsumexp_T[:, None]).exp_().mul_(-gradient_T[:, None])
+            place_T, inside_T = _place(target_T, part)
+            by_logit_TW.scatter_add_(1, place_T[:, None], (gradient_T * inside_T)[:, None])
+            by_logit_TW = by_logit_TW.to(hidden_TH.dtype)
+            by_hidden_TH += by_logit_TW @ weight_VH[part]
             if by_weight_VH is not None:
-                by_weight_VH.addmm_(by_logit_TV.T, hidden_TH[part])
+                torch.mm(by_logit_TW.T, hidden_TH, out=by_weight_VH[part])
             if by_bias_V is not None:
-                by_bias_V += by_logit_TV.sum(dim=0)
-        return by_hidden_TH, by_weight_VH, by_bias_V, None
+                by_bias_V[part] = by_logit_TW.sum(dim=0)
+        return by_hidden_TH.to(hidden_TH.dtype), by_weight_VH, by_bias_V, None
 
 
 def _parts(hidden_TH: Tensor, weight_VH: Tensor) -> Iterator[slice]:
-    size = max(1, LOGITS_AT_A_TIME[hidden_TH.device.type] // len(weight_VH))
-    for start in range(0, len(hidden_TH), size):
-        yield slice(start, start + size)
+    size = max(1, LOGITS_AT_A_TIME[hidden_TH.device.type] // len(hidden_TH))
+    for start in range(0, len(weight_VH), size):
+        yield slice(start, min(start + size, len(weight_VH)))
+
+
+def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, part: slice) -> Tensor:
+    return linear(hidden_TH, weight_VH[part], None if bias_V is None else bias_V[part]).float()
+
+
+def _place(target_T: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Where the target stands in this part of the vocabulary, and whether it does."""
+    place_T = target_T - part.start
+    return place_T.clamp(0, part.stop - part.start - 1), (target_T >= part.start) & (target_T < part.stop)

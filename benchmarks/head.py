@@ -1,0 +1,110 @@
+"""The log-likelihood head against whole logits and TRL's chunked head: peak memory and time, forward and backward.
+
+Run as:  .venv/bin/python benchmarks/head.py [--rounds 5] [--tokens 2048]
+
+Vocabulary and hidden size of SmolLM2-135M and of Llama-3.2-1B, fp32. Each way in a process of its own, which runs once to warm
+up; memory is the peak of the resident set beyond what stood before (weights, a gradient of each, hidden states), a second gradient
+of the weights included, which every way makes. Two settings of ours: as it comes, which keeps some logits, and keeping none.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from figures import keep, spread, table
+
+SHAPES = {"SmolLM2-135M": (49_152, 576), "Llama-3.2-1B": (128_256, 2048)}
+WAYS = ("ours", "ours, none kept", "whole logits", "TRL's chunks")
+THREADS = 2
+
+
+def work_of(way: str, weight: torch.nn.Parameter, targets: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    from aft_ray.training import head
+
+    if way.startswith("ours"):
+        output = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+        output.weight = weight
+        layer = head.LogLikelihoodHead(output)
+        if way != "ours":
+            head.LOGITS_KEPT["cpu"] = 0
+        return lambda hidden: layer(hidden, targets)
+    if way == "whole logits":
+
+        def whole(hidden: torch.Tensor) -> torch.Tensor:
+            logits = torch.nn.functional.linear(hidden, weight)
+            return logits.gather(1, targets[:, None]).squeeze(1) - logits.logsumexp(1)
+
+        return whole
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as CHUNK
+
+    return lambda hidden: ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, CHUNK, None, 1.0, ())[0]
+
+
+def measure(way: str, shape: tuple[int, int], tokens: int, rounds: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    weight = torch.nn.Parameter(torch.randn(shape) * 0.02)
+    hidden = torch.randn(tokens, shape[1], requires_grad=True)
+    targets, gradient = torch.randint(0, shape[0], (tokens,)), torch.rand(tokens)
+    weight.grad, hidden.grad = torch.zeros_like(weight), torch.zeros_like(hidden)
+    work, process = work_of(way, weight, targets), psutil.Process()
+    before, highest, done = process.memory_info().rss, [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            highest[0] = max(highest[0], process.memory_info().rss)
+
+    threading.Thread(target=watch, daemon=True).start()
+    seconds = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        work(hidden).backward(gradient)
+        seconds.append(time.perf_counter() - started)
+    done.set()
+    return {
+        "seconds": seconds[1:],
+        "peak_gb": (highest[0] - before) / 1e9,
+        "check": hidden.grad.double().norm().item() / (rounds + 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=2048)
+    given = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    lines, figures = [], []
+    for model, shape in SHAPES.items():
+        found = {}
+        for way in WAYS:
+            with context.Pool(1) as process:
+                found[way] = process.apply(measure, (way, shape, given.tokens, given.rounds))
+            print(model, way, found[way], flush=True)
+        whole = found["whole logits"]
+        for way, result in found.items():
+            assert abs(result["check"] / whole["check"] - 1) < 1e-4, f"{way} gives another gradient"
+            ratio = [mine / theirs for mine, theirs in zip(result["seconds"], whole["seconds"], strict=True)]
+            memory = result["peak_gb"] / whole["peak_gb"]
+            lines.append([model, f"{shape[0]:,}", way, f"{result['peak_gb']:.2f}", f"{memory:.2f} x", f"{spread(ratio)} x"])
+            figures.append({"model": model, "vocabulary": shape[0], "way": way, "time_ratio": statistics.median(ratio)} | result)
+    heading = [
+        "head of",
+        "vocabulary",
+        "way",
+        f"peak memory for {given.tokens} tokens, GB",
+        "of whole logits",
+        "time / whole logits",
+    ]
+    keep("head", figures, table(heading, lines))
+
+
+if __name__ == "__main__":
+    main()
