@@ -3,8 +3,8 @@
 Run as:  .venv/bin/python benchmarks/head.py [--rounds 5] [--tokens 2048]
 
 Vocabulary and hidden size of SmolLM2-135M and of Llama-3.2-1B, fp32. Each way in a process of its own, which runs once to warm
-up; memory is the peak of the resident set beyond what stood before (weights, a gradient of each, hidden states), a second gradient
-of the weights included, which every way makes. Two settings of ours: as it comes, which keeps some logits, and keeping none.
+up; memory is the peak of the resident set beyond what stood before (weights, a gradient of each, hidden states), with a second
+gradient of the weights, which every way makes. Two settings of ours: as it comes, which keeps some logits, and keeping none.
 """
 
 import argparse

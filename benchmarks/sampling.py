@@ -1,0 +1,180 @@
+"""Sampling k chains a question: our stream with one actor, a bare vLLM engine, ray.data.llm, transformers.generate.
+
+Run as:  .venv/bin/python benchmarks/sampling.py MODEL GSM8K/test.jsonl [--questions 48] [--rounds 3]
+
+MODEL is a Hugging Face directory (the figures: SmolLM2-135M, fp32). Generated tokens a second, end of sequence ignored so that
+all generate equally many, from the moment when the engine stands to the last record; each way in turn, in a process of its own.
+
+ours          questions in Parquet -> sampling, labelling -> records in Parquet; one actor
+vllm          vllm.LLM.generate of the same requests (n = k), the same engine settings
+vllm, k rows  the same with each question k times, as ray.data.llm and others must ask: what sharing the prompt is worth
+transformers  generate with num_return_sequences = k, in batches of 8 questions
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from figures import keep, spread, table
+
+K, NEW_TOKENS, PROMPT_TOKENS = 6, 64, 256
+
+
+def settings_of(model: Path) -> Any:
+    from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
+    from aft_ray.sampling.engine import EngineSettings
+    from aft_ray.tasks import TASKS
+
+    return EngineSettings(
+        model=ModelConfig(path=model, precision="fp32"),
+        model_fingerprint="m",
+        tasks=TASKS,
+        sampling=SamplingConfig(k=K, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=NEW_TOKENS),
+        labelling=LabellingConfig(),
+        resources=ResourcesConfig(sampling_actors=(1, 1)),
+        seed=0,
+    )
+
+
+def prompts(model: Path, data: Path, number: int) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    found = [tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"] for row in rows]
+    return [ids for ids in found if len(ids) <= PROMPT_TOKENS][:number]
+
+
+def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
+    """The stream as a run has it. When the engine stands and when the last chain is done, the actor says."""
+    import ray
+
+    from aft_ray.cluster import connect
+    from aft_ray.progress import Counter
+    from aft_ray.sampling import stream
+    from schemas import CandidateGroup, Question, read_parquet, write_parquet
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        questions = [
+            Question(question_id=str(i), task="gsm8k", split="train", text="q", gold="1", reference=None, prompt_ids=tuple(ids))
+            for i, ids in enumerate(prompts(model, data, number))
+        ]
+        (folder / "questions").mkdir()
+        write_parquet(folder / "questions" / "questions.parquet", Question, questions)
+        stands = folder / "stands"
+
+        class TimedActor(stream.SamplingActor):
+            def __init__(self, settings: Any) -> None:
+                super().__init__(settings)
+                run = self.engine._run
+
+                async def without_end(ids: Any, parameters: Any) -> Any:
+                    parameters.ignore_eos = True
+                    return await run(ids, parameters)
+
+                self.engine._run = without_end  # type: ignore[method-assign]
+                stands.write_text(str(time.time()))
+
+        stream.SamplingActor = TimedActor  # type: ignore[misc]
+        connect(folder)
+        stream.sample_candidates(folder / "questions", folder / "groups", settings_of(model), Counter.remote())
+        ended = time.time()
+        found = read_parquet(folder / "groups", CandidateGroup)
+        tokens = sum(len(candidate.token_ids) for group in found for candidate in group.candidates)
+        ray.shutdown()
+        return tokens, ended - float(stands.read_text())
+
+
+def bare(model: Path, data: Path, number: int, copies: int = 1) -> tuple[int, float]:
+    """The engine's arguments are those of ours."""
+    import vllm
+
+    from aft_ray.sampling import engine
+
+    taken: dict[str, Any] = {}
+    settings = settings_of(model)
+    engine.prepare_environment(settings.resources)
+    import vllm.v1.engine.async_llm as async_llm
+
+    async_llm.AsyncLLM.from_engine_args = lambda arguments: taken.update(arguments=arguments)
+    engine.Engine(settings)
+    arguments = {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS}
+    llm = vllm.LLM(**arguments)
+    parameters = [
+        vllm.SamplingParams(
+            n=K // copies, temperature=1.0, max_tokens=NEW_TOKENS, logprobs=0, ignore_eos=True, seed=10**6 * i, **engine.COMPACT
+        )
+        for i in range(number * copies)
+    ]
+    asked = [{"prompt_token_ids": ids} for ids in prompts(model, data, number) for _ in range(copies)]
+    started = time.time()
+    outputs = llm.generate(asked, parameters, use_tqdm=False)
+    return sum(len(sample.token_ids) for output in outputs for sample in output.outputs), time.time() - started
+
+
+ARGUMENTS = (
+    "model", "dtype", "max_model_len", "seed", "load_format", "logprobs_mode", "enforce_eager", "enable_chunked_prefill",
+    "max_num_batched_tokens", "disable_log_stats",
+)  # fmt: skip
+
+
+def k_rows(model: Path, data: Path, number: int) -> tuple[int, float]:
+    return bare(model, data, number, copies=K)
+
+
+def by_transformers(model: Path, data: Path, number: int) -> tuple[int, float]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
+    asked, tokens = prompts(model, data, number), 0
+    started = time.time()
+    for first in range(0, number, 8):
+        batch = tokenizer.pad({"input_ids": asked[first : first + 8]}, padding_side="left", return_tensors="pt")
+        made = loaded.generate(
+            **batch, do_sample=True, num_return_sequences=K, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
+        )
+        tokens += made[:, batch["input_ids"].shape[1] :].numel()
+    return tokens, time.time() - started
+
+
+WAYS = {"ours": ours, "vllm": bare, "vllm, k rows": k_rows, "transformers": by_transformers}
+
+
+def measure(way: str, model: Path, data: Path, number: int) -> float:
+    tokens, seconds = WAYS[way](model, data, number)
+    assert tokens == number * K * NEW_TOKENS, f"{way} gave {tokens} tokens"
+    return tokens / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--questions", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(given.rounds):
+        for way in WAYS:
+            with context.Pool(1) as process:
+                found[way].append(process.apply(measure, (way, given.model.absolute(), given.data.absolute(), given.questions)))
+            print(number, way, round(found[way][-1], 1), flush=True)
+    ratios = {way: [mine / theirs for mine, theirs in zip(found["ours"], speeds, strict=True)] for way, speeds in found.items()}
+    lines = [[way, spread(speeds, 0), "" if way == "ours" else f"{spread(ratios[way])} x"] for way, speeds in found.items()]
+    figures = {
+        way: {"tokens_per_second": speeds, "ours_over_it": statistics.median(ratios[way])} for way, speeds in found.items()
+    }
+    keep("sampling", figures | {"questions": given.questions, "k": K}, table(["way", "tokens / s", "ours / it"], lines))
+
+
+if __name__ == "__main__":
+    main()
