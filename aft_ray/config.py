@@ -201,14 +201,20 @@ class ResourcesConfig(Settings):
         0.5, description="what Ray sets aside; fractions leave room for readers"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed: what is partitioned over the workers")
+    offload: Literal["nothing", "optimizer", "optimizer+parameters"] = Field(
+        "nothing", description="DeepSpeed: what waits in the host's memory and not the GPU's; parameters: with zero_stage 3"
+    )
     activation_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, a third more work")
     kv_cache_gib: Positive = Field(1, description="vLLM on the CPU: its cache, per actor")
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="times that training goes on from its last checkpoint")
 
     @model_validator(mode="after")
-    def _actors_in_order(self) -> "ResourcesConfig":
+    def _fits_together(self) -> "ResourcesConfig":
         if self.sampling_actors[0] > self.sampling_actors[1]:
             raise ValueError("sampling_actors: the smallest number must not be above the largest")
+        least = {"nothing": 0, "optimizer": 1, "optimizer+parameters": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(f"offload: {self.offload} needs a zero_stage of at least {least}, this is {self.zero_stage}")
         return self
 
 

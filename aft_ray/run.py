@@ -42,8 +42,8 @@ from aft_ray.storage import (
     write_atomically,
 )
 from aft_ray.tasks import BadInputError, make_tasks
+from aft_ray.training.job import TrainingJob
 from aft_ray.training.trainer import run_training, score_references
-from aft_ray.training.worker import TrainingJob
 from schemas import CandidateGroup, Evaluation, Question, Record, ReferenceScores, StageManifest, read_parquet, write_parquet
 
 

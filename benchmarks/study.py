@@ -170,8 +170,8 @@ def write_graded(folder: Path, seed: int) -> None:
 def run_arm(arm: Arm, folder: Path) -> dict[str, Any]:
     """Train and measure. In a process of its own."""
     logging.disable(logging.WARNING)
+    from aft_ray.training.job import TrainingJob
     from aft_ray.training.trainer import run_training
-    from aft_ray.training.worker import TrainingJob
     from benchmarks import study_candidates
 
     seed_folder, out = folder / f"seed-{arm.seed}", folder / "arms" / arm.name

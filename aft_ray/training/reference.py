@@ -9,16 +9,12 @@ import torch
 
 from aft_ray.training.batches import Example
 from aft_ray.training.division import share_out
+from aft_ray.training.engine import leave_process_group, prepare_environment, start_engine
 from aft_ray.training.examples import candidate_chains, within
+from aft_ray.training.job import TrainingJob
+from aft_ray.training.layout import choose_layout
 from aft_ray.training.passes import ahead
-from aft_ray.training.worker import (
-    TrainingJob,
-    layout_of,
-    leave_process_group,
-    prepare_environment,
-    read_training_groups,
-    start_engine,
-)
+from aft_ray.training.worker import read_training_groups
 from schemas import ReferenceScores, write_parquet
 
 
@@ -35,7 +31,7 @@ def reference_worker(settings: dict[str, Any]) -> None:
         job.training.max_tokens,
     )
     engine = start_engine(job, total_steps=1)
-    layout = layout_of(engine, examples[0], job)
+    layout = choose_layout(engine, examples[0], job.training.max_tokens)
     shares = share_out(examples, context.get_world_size(), job.training.tokens_per_micro_batch, layout)
     passes = shares[context.get_world_rank()].passes
     found: dict[str, dict[int, float]] = {}

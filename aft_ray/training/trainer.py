@@ -7,8 +7,9 @@ from typing import Any
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from aft_ray.training.job import TrainingJob
 from aft_ray.training.reference import reference_worker
-from aft_ray.training.worker import TrainingJob, train_worker
+from aft_ray.training.worker import train_worker
 
 
 def run_training(job: TrainingJob) -> None:

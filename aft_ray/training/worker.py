@@ -1,46 +1,25 @@
 """What every training worker runs: DeepSpeed over the same deterministic sequence of global batches."""
 
 import json
-import logging
-import os
-import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray.actor import ActorHandle
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.config import AlignmentConfig, TrainingConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
 from aft_ray.losses.boundary import boundaries
 from aft_ray.training.batches import Batch, Example, Layout, make_batch
 from aft_ray.training.division import global_batches, share_out
+from aft_ray.training.engine import export, leave_process_group, prepare_environment, start_engine
 from aft_ray.training.examples import alignment_examples, sampler_scores, vft_examples, with_references, within
+from aft_ray.training.job import TrainingJob
 from aft_ray.training.layout import choose_layout
 from aft_ray.training.passes import run_passes
-from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures
+from aft_ray.training.scores import GlobalLoss, batch_measures
 from schemas import CandidateGroup, Question, ReferenceScores, read_parquet
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What a worker needs to know. `training` is an AlignmentConfig for alignment on candidate groups, else VFT on questions."""
-
-    model: ModelConfig
-    training: TrainingConfig
-    resources: ResourcesConfig
-    seed: int
-    task_weights: dict[str, float]
-    records: Path
-    out: Path
-    counter: ActorHandle[Any] | None
-    references: Path | None = None
-    """ReferenceScores of the groups in `records`, for a loss that needs them; None where the sampler's own log-likelihoods do."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -54,7 +33,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     examples, left_out = load_examples(job)
     batches = schedule(examples, job)
     engine = start_engine(job, total_steps=len(batches))
-    loss, layout = global_loss(job.training), layout_of(engine, examples[0], job)
+    loss, layout = global_loss(job.training), choose_layout(engine, examples[0], job.training.max_tokens)
     step, history = 0, list[dict[str, float | None]]()
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
@@ -75,14 +54,6 @@ def train_worker(settings: dict[str, Any]) -> None:
         (job.out / "training.json").write_text(json.dumps({"counts": counts, "history": history, "probe": probe}))
     deepspeed.comm.barrier()
     leave_process_group(job.resources)
-
-
-def prepare_environment(resources: ResourcesConfig) -> None:
-    """Before DeepSpeed is imported: which accelerator, and where the tools of this environment are (it compiles with ninja)."""
-    if not resources.gpus_per_training_worker:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(max(1, int(resources.cpus_per_training_worker)))
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
@@ -132,80 +103,6 @@ def schedule(examples: list[Example], job: TrainingJob) -> list[list[Example]]:
     ]
 
 
-def start_engine(job: TrainingJob, total_steps: int) -> Any:
-    """A DeepSpeed engine around the scorer, its optimizer and its schedule."""
-    import deepspeed
-    from transformers import get_cosine_schedule_with_warmup
-
-    join_process_group(job.resources)
-    torch.manual_seed(job.seed)
-    model = load_model(job)
-    without_dropout(model)
-    if job.resources.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    scorer = Scorer(model)
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay)
-    warmup = round(job.training.warmup_share * total_steps)
-    engine, *_ = deepspeed.initialize(
-        model=scorer,
-        optimizer=optimizer,
-        lr_scheduler=get_cosine_schedule_with_warmup(optimizer, warmup, total_steps),
-        config=deepspeed_config(job),
-        dist_init_required=False,
-    )
-    return engine
-
-
-def load_model(job: TrainingJob) -> PreTrainedModel:
-    """With FlexAttention on a GPU, where the model has it; else with what transformers takes for it."""
-    settings = {"dtype": DTYPES[job.model.precision], "use_safetensors": True}
-    if job.resources.gpus_per_training_worker:
-        try:
-            return AutoModelForCausalLM.from_pretrained(job.model.path, attn_implementation="flex_attention", **settings)
-        except ValueError as error:  # raised before a weight is read
-            logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
-    return AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
-
-
-def without_dropout(model: torch.nn.Module) -> None:
-    """A chain's score is a function of the weights: the two passes of a split question must give the same."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010, a module's attributes have no types
-
-
-def join_process_group(resources: ResourcesConfig) -> None:
-    """Ray Train has done so for its workers; in this process (training_workers: 0) we are alone."""
-    if not torch.distributed.is_initialized():
-        backend = "nccl" if resources.gpus_per_training_worker else "gloo"
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed reads them
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-
-
-def leave_process_group(resources: ResourcesConfig) -> None:
-    """In this process another training may follow; DeepSpeed keeps groups that only it can forget."""
-    import deepspeed
-
-    if resources.training_workers == 0:
-        deepspeed.comm.destroy_process_group()
-
-
-def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
-    return {
-        # One "micro-batch" a step as DeepSpeed counts: the loop itself says where a global batch ends.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": job.training.gradient_clipping,
-        "bf16": {"enabled": job.model.precision == "bf16"},
-        "zero_optimization": {"stage": job.resources.zero_stage, "overlap_comm": False},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-    }
-
-
 def global_loss(training: TrainingConfig) -> GlobalLoss:
     if not isinstance(training, AlignmentConfig):
         return GlobalLoss(None, weight=0.0, vft_weight=1.0, vft_covers_positives=False)
@@ -216,10 +113,6 @@ def global_loss(training: TrainingConfig) -> GlobalLoss:
         training.vft_weight,
         vft_covers_positives=training.vft_covers == "reference+positives",
     )
-
-
-def layout_of(engine: Any, example: Example, job: TrainingJob) -> Layout:
-    return choose_layout(engine, example, job.training.max_tokens)
 
 
 def train_step(engine: Any, loss: GlobalLoss, batch: list[Example], job: TrainingJob, layout: Layout) -> dict[str, float | None]:
@@ -259,24 +152,3 @@ def probe_scores(engine: Any, example: Example, layout: Layout) -> dict[str, Any
     with torch.no_grad():
         scores_C = engine(make_batch([example], layout).to(engine.device))
     return {"question_id": example.question_id, "chains": [c.token_ids for c in example.chains], "scores": scores_C.tolist()}
-
-
-def export(engine: Any, job: TrainingJob) -> None:
-    """Write the model as a Hugging Face directory: safetensors, tokenizer, generation config."""
-    import deepspeed
-    from transformers import AutoTokenizer
-
-    model = engine.module.model
-    weights = {}
-    for name, parameter in model.named_parameters():
-        # One at a time: under ZeRO-3 only this one is whole, and only while it is copied.
-        with deepspeed.zero.GatheredParameters([parameter], enabled=job.resources.zero_stage == 3):
-            if deepspeed.comm.get_rank() == 0:
-                weights[name] = parameter.detach().to("cpu", DTYPES[job.model.precision], copy=True)
-    if deepspeed.comm.get_rank() != 0:
-        return
-    weights |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
-    model.save_pretrained(job.out / "model", state_dict=weights)
-    AutoTokenizer.from_pretrained(job.model.path).save_pretrained(job.out / "model")
-    for file in (job.out / "model").iterdir():
-        file.chmod(0o644)  # safetensors are written for their owner alone, and whoever serves the model may be another user

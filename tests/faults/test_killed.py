@@ -16,8 +16,8 @@ from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.stream import sample_candidates
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
+from aft_ray.training.job import TrainingJob
 from aft_ray.training.trainer import run_training
-from aft_ray.training.worker import TrainingJob
 from schemas import CandidateGroup, Question, read_parquet, write_parquet
 from tests.conftest import tokenized
 

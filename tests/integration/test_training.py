@@ -13,8 +13,9 @@ from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
 from aft_ray.losses import LOSSES, loss_function, needs_reference
 from aft_ray.tasks.arithmetic import generate
 from aft_ray.training.division import global_batches, share_out
+from aft_ray.training.job import TrainingJob
 from aft_ray.training.trainer import run_training, score_references
-from aft_ray.training.worker import TrainingJob, load_examples
+from aft_ray.training.worker import load_examples
 from schemas import Candidate, CandidateGroup, write_parquet
 from tests.conftest import tokenized
 
@@ -52,8 +53,11 @@ def skewed_groups(tokenizer):
         )
 
 
-def train_by_hand(job: TrainingJob, groups, tokenizer) -> dict[str, torch.Tensor]:
-    """The method as written down: for every global batch the mean over its questions, autograd, AdamW, a cosine."""
+def train_by_hand(job: TrainingJob, groups, tokenizer) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The method as written down: for every global batch the mean over its questions, autograd, AdamW, a cosine.
+
+    Returns the weights and the loss of every step.
+    """
     model = AutoModelForCausalLM.from_pretrained(job.model.path, dtype=torch.float32)
     used = sorted(
         (g for g in groups if g.question.reference or len(g.candidates) > 1), key=lambda group: group.question.question_id
@@ -64,6 +68,7 @@ def train_by_hand(job: TrainingJob, groups, tokenizer) -> dict[str, torch.Tensor
         for batch in global_batches([1.0] * len(used), job.training.questions_per_step, job.seed, epoch)
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    losses = []
     for step, batch in enumerate(steps):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / len(steps)))
         reference_log_likelihood, reference_tokens, alignment = torch.zeros(()), 0, torch.zeros(())
@@ -92,44 +97,79 @@ def train_by_hand(job: TrainingJob, groups, tokenizer) -> dict[str, torch.Tensor
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return dict(model.named_parameters())
+        losses.append(loss.item())
+    return dict(model.named_parameters()), losses
 
 
-@pytest.mark.parametrize("zero_stage", [3, 2])
-def test_two_workers_with_unequal_shares_give_the_weights_of_a_plain_loop(zero_stage, ray_session, tiny_llama, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    groups = list(skewed_groups(tokenizer))
-    write_parquet(tmp_path / "groups.parquet", CandidateGroup, groups)
-    job = TrainingJob(
-        model=ModelConfig(path=tiny_llama, precision="fp32"),
+def job_on(groups, model: Path, out: Path, resources: ResourcesConfig) -> TrainingJob:
+    """Four steps of BC, a step being all questions that have something to train on."""
+    write_parquet(out / "groups.parquet", CandidateGroup, groups)
+    return TrainingJob(
+        model=ModelConfig(path=model, precision="fp32"),
         training=AlignmentConfig(
             loss="bc",
             beta=BETA,
             learning_rate=LEARNING_RATE,
-            epochs=2,
+            epochs=4,
             questions_per_step=7,
             warmup_share=0.0,
             gradient_clipping=0.0,
             tokens_per_micro_batch=100,
         ),
-        resources=ResourcesConfig(training_workers=2, zero_stage=zero_stage),
+        resources=resources,
         seed=0,
         task_weights={},
-        records=tmp_path,
-        out=tmp_path,
+        records=out,
+        out=out,
         counter=None,
     )
+
+
+def assert_as_by_hand(job: TrainingJob, by_hand: tuple[dict[str, torch.Tensor], list[float]]) -> None:
+    """The same loss at every step and the same weights at the end, to far less than they moved."""
+    expected, losses = by_hand
+    found = json.loads((job.out / "training.json").read_text())
+    assert [step["loss"] for step in found["history"]] == pytest.approx(losses, abs=1e-4)
+    trained = AutoModelForCausalLM.from_pretrained(job.out / "model", dtype=torch.float32)
+    start = dict(AutoModelForCausalLM.from_pretrained(job.model.path, dtype=torch.float32).named_parameters())
+    for name, parameter in trained.named_parameters():
+        moved = (expected[name] - start[name]).norm()
+        assert (parameter - expected[name]).norm() < 0.02 * moved, name
+
+
+@pytest.fixture(scope="module")
+def groups_and_by_hand(tiny_llama, tmp_path_factory):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    groups = list(skewed_groups(tokenizer))
+    job = job_on(groups, tiny_llama, tmp_path_factory.mktemp("by_hand"), ResourcesConfig())
+    return groups, train_by_hand(job, groups, tokenizer)
+
+
+@pytest.mark.parametrize("zero_stage", [3, 2])
+def test_two_workers_with_unequal_shares_follow_a_plain_loop(zero_stage, groups_and_by_hand, ray_session, tiny_llama, tmp_path):
+    groups, by_hand = groups_and_by_hand
+    job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=2, zero_stage=zero_stage))
     shares = share_out(load_examples(job)[0], 2, job.training.tokens_per_micro_batch)
     busy = [(sum(map(bool, share.parts)), sum(map(bool, share.micro_batches))) for share in shares]
     assert all(first != second for first, second in zip(*busy, strict=True)), "the ranks should have unequal numbers of passes"
     run_training(job)
-    expected = train_by_hand(job, groups, tokenizer)
-    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    start = dict(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).named_parameters())
-    for name, parameter in trained.named_parameters():
-        moved = (expected[name] - start[name]).norm()
-        assert (parameter - expected[name]).norm() < 0.02 * moved, name
-    assert json.loads((tmp_path / "training.json").read_text())["counts"]["steps"] == 2
+    assert_as_by_hand(job, by_hand)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 2},
+        {"zero_stage": 2, "offload": "optimizer"},
+        {"zero_stage": 3, "activation_checkpointing": True},
+        {"zero_stage": 3, "activation_checkpointing": True, "offload": "optimizer+parameters"},
+    ],
+)
+def test_what_saves_memory_follows_a_plain_loop(settings, groups_and_by_hand, tiny_llama, tmp_path):
+    groups, by_hand = groups_and_by_hand
+    job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=0, **settings))
+    run_training(job)
+    assert_as_by_hand(job, by_hand)
 
 
 def test_every_loss_trains_and_moves_the_model(tiny_llama, tmp_path):

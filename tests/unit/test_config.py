@@ -54,6 +54,7 @@ def test_the_environment_sets_nothing(monkeypatch):
         (["--alignment.beta", "automatic"], "alignment.beta"),
         (["--rounds", "0"], "rounds"),
         (["--resources.zero_stage", "4"], "resources.zero_stage"),
+        (["--resources.offload", "optimizer+parameters"], "needs a zero_stage of at least 3, this is 2"),
         (["--resources.sampling_actors", "[3,1]"], "resources"),
         (["--name", "../elsewhere"], "name"),
         (["--task.name", "gsm8k"], "task"),

@@ -1,0 +1,132 @@
+"""DeepSpeed around a Hugging Face model: its environment, its start, and the model written out again."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from aft_ray.config import ResourcesConfig
+from aft_ray.training.job import TrainingJob
+from aft_ray.training.scores import Scorer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def prepare_environment(resources: ResourcesConfig) -> None:
+    """Before DeepSpeed is imported: which accelerator, and where the tools of this environment are (it compiles with ninja)."""
+    if not resources.gpus_per_training_worker:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(max(1, int(resources.cpus_per_training_worker)))
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def start_engine(job: TrainingJob, total_steps: int) -> Any:
+    """A DeepSpeed engine around the scorer, its optimizer and its schedule."""
+    import deepspeed
+    from transformers import get_cosine_schedule_with_warmup
+
+    join_process_group(job.resources)
+    torch.manual_seed(job.seed)
+    model = load_model(job)
+    without_dropout(model)
+    if job.resources.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    scorer = Scorer(model)
+    optimizer = adamw(job)(scorer.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay)
+    warmup = round(job.training.warmup_share * total_steps)
+    engine, *_ = deepspeed.initialize(
+        model=scorer,
+        optimizer=optimizer,
+        lr_scheduler=get_cosine_schedule_with_warmup(optimizer, warmup, total_steps),
+        config=deepspeed_config(job),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def adamw(job: TrainingJob) -> Any:
+    """torch's; DeepSpeed's own, whose steps run on the CPU, where the optimizer's state waits there."""
+    if job.resources.offload == "nothing":
+        return torch.optim.AdamW
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam
+
+
+def load_model(job: TrainingJob) -> PreTrainedModel:
+    """With FlexAttention on a GPU, where the model has it; else with what transformers takes for it."""
+    settings = {"dtype": DTYPES[job.model.precision], "use_safetensors": True}
+    if job.resources.gpus_per_training_worker:
+        try:
+            return AutoModelForCausalLM.from_pretrained(job.model.path, attn_implementation="flex_attention", **settings)
+        except ValueError as error:  # raised before a weight is read
+            logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
+    return AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
+
+
+def without_dropout(model: torch.nn.Module) -> None:
+    """A chain's score is a function of the weights: the two passes of a split question must give the same."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010, a module's attributes have no types
+
+
+def join_process_group(resources: ResourcesConfig) -> None:
+    """Ray Train has done so for its workers; in this process (training_workers: 0) we are alone."""
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if resources.gpus_per_training_worker else "gloo"
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed reads them
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def leave_process_group(resources: ResourcesConfig) -> None:
+    """In this process another training may follow; DeepSpeed keeps groups that only it can forget."""
+    import deepspeed
+
+    if resources.training_workers == 0:
+        deepspeed.comm.destroy_process_group()
+
+
+def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
+    on_gpu = job.resources.gpus_per_training_worker > 0
+    offloaded = [kind for kind in ("optimizer", "parameters") if kind in job.resources.offload]
+    names = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
+    offload = {names[kind]: {"device": "cpu", "pin_memory": on_gpu} for kind in offloaded}
+    return {
+        # One "micro-batch" a step as DeepSpeed counts: the loop itself says where a global batch ends.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": job.training.gradient_clipping,
+        "bf16": {"enabled": job.model.precision == "bf16"},
+        "zero_optimization": {"stage": job.resources.zero_stage, "overlap_comm": False} | offload,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def export(engine: Any, job: TrainingJob) -> None:
+    """Write the model as a Hugging Face directory: safetensors, tokenizer, generation config."""
+    import deepspeed
+    from transformers import AutoTokenizer
+
+    model = engine.module.model
+    weights = {}
+    for name, parameter in model.named_parameters():
+        # One at a time: under ZeRO-3 only this one is whole, and only while it is copied.
+        with deepspeed.zero.GatheredParameters([parameter], enabled=job.resources.zero_stage == 3):
+            if deepspeed.comm.get_rank() == 0:
+                weights[name] = parameter.detach().to("cpu", DTYPES[job.model.precision], copy=True)
+    if deepspeed.comm.get_rank() != 0:
+        return
+    weights |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
+    model.save_pretrained(job.out / "model", state_dict=weights)
+    AutoTokenizer.from_pretrained(job.model.path).save_pretrained(job.out / "model")
+    for file in (job.out / "model").iterdir():
+        file.chmod(0o644)  # safetensors are written for their owner alone, and whoever serves the model may be another user

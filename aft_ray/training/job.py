@@ -1,0 +1,25 @@
+"""What a training worker is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs to know. `training` is an AlignmentConfig for alignment on candidate groups, else VFT on questions."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    resources: ResourcesConfig
+    seed: int
+    task_weights: dict[str, float]
+    records: Path
+    out: Path
+    counter: ActorHandle[Any] | None
+    references: Path | None = None
+    """ReferenceScores of the groups in `records`, for a loss that needs them; None where the sampler's own log-likelihoods do."""
