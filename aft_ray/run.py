@@ -10,11 +10,11 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.actor import ActorHandle
 from rich.console import Console
@@ -44,7 +44,19 @@ from aft_ray.storage import (
 from aft_ray.tasks import BadInputError, make_tasks
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.trainer import run_training, score_references
-from schemas import CandidateGroup, Evaluation, Question, Record, ReferenceScores, StageManifest, read_parquet, write_parquet
+from schemas import (
+    CandidateGroup,
+    Evaluation,
+    Question,
+    Record,
+    ReferenceScores,
+    StageManifest,
+    iter_parquet,
+    read_parquet,
+    write_parquet,
+)
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -305,9 +317,8 @@ class Run:
         return self.count_candidates(number, groups)
 
     def count_candidates(self, number: int, groups: Path) -> dict[str, int]:
-        records = read_parquet(groups, CandidateGroup)
-        check_each_once([q.question_id for q in self.asked_in(number)], [g.question.question_id for g in records])
-        return count_labels(records)
+        asked = [question.question_id for question in self.asked_in(number)]
+        return count_labels(each_once(asked, iter_parquet(groups, CandidateGroup), lambda group: group.question.question_id))
 
     def asked_in(self, number: int) -> list[Question]:
         return [question for question in self.questions if number == 1 or question.split == "train"]
@@ -329,9 +340,8 @@ class Run:
         return self.count_verdicts(evaluations)
 
     def count_verdicts(self, evaluations: Path) -> dict[str, int]:
-        records = read_parquet(evaluations, Evaluation)
         held_out = [question.question_id for question in self.questions if question.split != "train"]
-        check_each_once(held_out, [record.question_id for record in records])
+        records = list(each_once(held_out, iter_parquet(evaluations, Evaluation), lambda record: record.question_id))
         verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
         return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
 
@@ -382,11 +392,15 @@ def check_model(path: Path) -> None:
         raise BadInputError(faults)
 
 
-def check_each_once(expected: Sequence[str], found: Sequence[str]) -> None:
-    """Raises RuntimeError where a stream lost questions or wrote one twice."""
-    if sorted(expected) != sorted(found):
-        missing, extra = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
-        raise RuntimeError(f"of {len(expected)} questions {missing.total()} are missing and {extra.total()} came twice")
+def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R], str]) -> Iterator[R]:
+    """The records as they come. At their end raises RuntimeError where a stream lost questions or wrote one twice."""
+    missing, extra = set(expected), 0
+    for record in records:
+        extra += id_of(record) not in missing
+        missing.discard(id_of(record))
+        yield record
+    if missing or extra:
+        raise RuntimeError(f"{len(missing)} questions are missing and {extra} came twice or unasked")
 
 
 def empty_folder(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Records to and from Arrow and Parquet. The Arrow schema is derived from the pydantic model, never written twice."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from schemas.records import Record
 
 R = TypeVar("R", bound=Record)
+
+ROWS_AT_ONCE = 1024
 
 SCALARS: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -44,20 +46,26 @@ def write_parquet(path: Path, model: type[R], records: Iterable[R]) -> None:
 
 
 def read_parquet(path: Path, model: type[R]) -> list[R]:
-    """All records of a Parquet file, or of a directory's Parquet files in the order of their names.
+    """All records of a Parquet file, or of a directory's Parquet files in the order of their names. Raises as iter_parquet."""
+    return list(iter_parquet(path, model))
+
+
+def iter_parquet(path: Path, model: type[R]) -> Iterator[R]:
+    """As read_parquet, one after the other, with some rows in memory and not all.
 
     Raises FileNotFoundError where there is none, ValueError (with the file's name) where one does not hold `model`.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"{path} holds no Parquet file")
-    records: list[R] = []
     for file in files:
         try:
-            records += from_table(model, pq.ParquetFile(file).read())
+            with pq.ParquetFile(file) as opened:
+                from_table(model, opened.schema_arrow.empty_table())  # a file without rows must be of the right kind too
+                for batch in opened.iter_batches(ROWS_AT_ONCE):
+                    yield from from_table(model, pa.Table.from_batches([batch]))
         except (ValueError, pa.ArrowException) as error:
             raise ValueError(f"{file}: {error}") from error
-    return records
 
 
 def _arrow_fields(model: type[BaseModel]) -> list[pa.Field]:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,24 +35,27 @@ def train_worker(settings: dict[str, Any]) -> None:
     batches = schedule(examples, job)
     engine = start_engine(job, total_steps=len(batches))
     loss, layout = global_loss(job.training), choose_layout(engine, examples[0], job.training.max_tokens)
-    step, history = 0, list[dict[str, float | None]]()
+    step, seconds, history = 0, 0.0, list[dict[str, float | None]]()
     checkpoint = train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             _, state = engine.load_checkpoint(folder)
-        step, history = state["step"], state["history"]
+        step, seconds, history = state["step"], state["seconds"], state["history"]
     while step < len(batches):
+        started = time.monotonic()
         history.append(train_step(engine, loss, batches[step], job, layout))
-        step += 1
+        step, seconds = step + 1, seconds + time.monotonic() - started
         if context.get_world_rank() == 0 and job.counter is not None:
             job.counter.put.remote(step, len(batches), f"loss {history[-1]['loss']:.3f}")
         if step % job.training.steps_per_checkpoint == 0 and step < len(batches):
-            save_checkpoint(engine, {"step": step, "history": history})
+            save_checkpoint(engine, {"step": step, "seconds": seconds, "history": history})
     probe = probe_scores(engine, examples[0], layout)
     export(engine, job)
     if context.get_world_rank() == 0:
         counts = {"examples": len(examples), "left out": left_out, "steps": step}
-        (job.out / "training.json").write_text(json.dumps({"counts": counts, "history": history, "probe": probe}))
+        (job.out / "training.json").write_text(
+            json.dumps({"counts": counts, "step_seconds": seconds, "history": history, "probe": probe})
+        )
     deepspeed.comm.barrier()
     leave_process_group(job.resources)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas import Candidate, CandidateGroup, Evaluation, Question, ReferenceScores, arrow_schema, read_parquet, write_parquet
+from schemas.arrow import ROWS_AT_ONCE
 
 texts = st.text(max_size=30)
 names = st.text(min_size=1, max_size=10)
@@ -94,6 +95,13 @@ QUESTION = {"question_id": "q", "task": "t", "split": "train", "text": "?", "gol
 def test_a_question_that_does_not_fit_is_refused(change):
     with pytest.raises(ValidationError):
         Question(**(QUESTION | change))
+
+
+def test_more_rows_than_are_read_at_once_come_in_order_file_by_file(tmp_path):
+    written = [Question(**(QUESTION | {"question_id": str(number)})) for number in range(2 * ROWS_AT_ONCE + 1)]
+    write_parquet(tmp_path / "1.parquet", Question, written[:-10])
+    write_parquet(tmp_path / "2.parquet", Question, written[-10:])
+    assert read_parquet(tmp_path, Question) == written
 
 
 def test_records_are_frozen():
