@@ -1,0 +1,170 @@
+"""The stream at scale, with an engine of known latency: what it adds for each question, what the driver holds, who waits.
+
+Run as:  .venv/bin/python benchmarks/streaming.py [--questions 10000,100000,1000000] [--slots 64] [--latency 1.0]
+
+The stream is the one of a run (Parquet -> actor -> labels -> Parquet) and so are its records, but in the place of vLLM stands an
+engine that answers a request with k fixed chains after a fixed time, for a fixed number of requests at once.
+
+overhead  the engine answers at once: seconds of wall time a question, on this many CPUs, and what the driver's resident memory
+          grew by from 1,000 questions on, with counting the records as a run does
+waiting   the engine takes `latency` for each of `slots` requests at once: the share of slot-seconds that stood empty between the
+          first question and the last answer, the last wave included
+"""
+
+import argparse
+import asyncio
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from figures import keep, table
+
+K, TOKENS = 6, 48
+WARM_UP = 1000
+WAITING_QUESTIONS = 8192
+
+
+class SleepingEngine:
+    """Answers after `latency` seconds, at most `slots` at once; how long its slots were busy, it writes into `told`."""
+
+    def __init__(self, slots: int, latency: float, told: Path) -> None:
+        self.free, self.latency, self.told = asyncio.Semaphore(slots), latency, told
+        self.first, self.busy = 0.0, 0.0
+
+    async def sample(self, prompt_ids: Any, n: int, temperature: float, top_p: float, seed: int) -> Any:
+        from schemas import Candidate
+
+        self.first = self.first or time.time()
+        async with self.free:
+            if self.latency:
+                await asyncio.sleep(self.latency)
+        self.busy += self.latency
+        self.told.write_text(f"{self.first} {time.time()} {self.busy}")
+        return tuple(
+            Candidate(
+                index=index,
+                text=f"<<{seed % 90}+{index}={seed % 90 + index}>>. The answer is {seed % 90 + index}.",
+                token_ids=tuple(range(TOKENS)),
+                finish_reason="stop",
+                log_likelihood=-20.0,
+            )
+            for index in range(n)
+        )
+
+
+def write_questions(folder: Path, number: int) -> None:
+    """Row group by row group, so that the driver does not hold them."""
+    import pyarrow.parquet as pq
+
+    from schemas import Question, arrow_schema, to_table
+
+    folder.mkdir()
+    with pq.ParquetWriter(folder / "questions.parquet", arrow_schema(Question)) as writer:
+        for first in range(0, number, 10_000):
+            rows = [
+                Question(
+                    question_id=f"{i:08}", task="gsm8k", split="train", text="?", gold="7", reference=None, prompt_ids=(1,) * 50
+                )
+                for i in range(first, min(number, first + 10_000))
+            ]
+            writer.write_table(to_table(Question, rows))
+
+
+def stream(number: int, slots: int, latency: float) -> dict[str, float]:
+    """One stream of so many questions; of the driver, its growth in MB while it runs."""
+    from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
+    from aft_ray.labelling import count_labels
+    from aft_ray.progress import Counter
+    from aft_ray.sampling import stream
+    from aft_ray.sampling.engine import EngineSettings
+    from aft_ray.tasks import TASKS
+    from schemas import CandidateGroup, iter_parquet
+
+    settings = EngineSettings(
+        model=ModelConfig(path=Path("none")),
+        model_fingerprint="m",
+        tasks=TASKS,
+        sampling=SamplingConfig(k=K, max_prompt_tokens=256, max_new_tokens=64),
+        labelling=LabellingConfig(),
+        resources=ResourcesConfig(sampling_actors=(1, 1), cpus_per_sampling_actor=0.5),
+        seed=0,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_questions(folder / "questions", number)
+        told = folder / "told"
+
+        class SleepingActor(stream.SamplingActor):
+            def __init__(self, settings: EngineSettings) -> None:
+                self.settings = settings
+                self.engine = SleepingEngine(slots, latency, told)  # type: ignore[assignment]
+
+        usual, stream.SamplingActor = stream.SamplingActor, SleepingActor  # type: ignore[misc]
+        with Growth() as growth:
+            started = time.time()
+            stream.sample_candidates(folder / "questions", folder / "groups", settings, Counter.remote())  # type: ignore[attr-defined]
+            seconds = time.time() - started
+            counts = count_labels(iter_parquet(folder / "groups", CandidateGroup))
+        stream.SamplingActor = usual  # type: ignore[misc]
+        assert (counts["groups"], counts["candidates"]) == (number, number * K), counts
+        first, last, busy = map(float, told.read_text().split())
+        files = len(list((folder / "groups").glob("*.parquet")))
+    waiting = 1 - busy / (slots * (last - first)) if latency else 0.0
+    return {"seconds": seconds, "driver_grew_mb": growth.mb, "waiting": waiting, "files": files}
+
+
+class Growth:
+    """Of this process's resident memory, the most while the block runs, in MB."""
+
+    def __enter__(self) -> "Growth":
+        self.process, self.ended = psutil.Process(), threading.Event()
+        self.before = self.highest = self.process.memory_info().rss
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *given: Any) -> None:
+        self.ended.set()
+        self.thread.join()
+        self.mb = (self.highest - self.before) / 1e6
+
+    def _watch(self) -> None:
+        while not self.ended.wait(0.05):
+            self.highest = max(self.highest, self.process.memory_info().rss)
+
+
+def main() -> None:
+    import ray
+
+    from aft_ray.cluster import connect
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", default="10000,100000,1000000")
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--latency", type=float, default=1.0)
+    given = parser.parse_args()
+    lines, figures = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        connect(Path(folder))
+        stream(WARM_UP, 10**6, 0.0)
+        for number in map(int, given.questions.split(",")):
+            found = stream(number, 10**6, 0.0)
+            print(number, found, flush=True)
+            each = f"{1000 * found['seconds'] / number:.2f}"
+            lines.append([f"{number:,}", "0", each, f"{found['driver_grew_mb']:.0f}", "", f"{found['files']:,.0f}"])
+            figures.append({"questions": number, "latency": 0.0} | found)
+        found = stream(WAITING_QUESTIONS, given.slots, given.latency)
+        waiting = f"{100 * found['waiting']:.1f} %"
+        lines.append([f"{WAITING_QUESTIONS:,}", f"{given.latency:g}, {given.slots} at once", "", "", waiting, ""])
+        figures.append({"questions": WAITING_QUESTIONS, "latency": given.latency, "slots": given.slots} | found)
+        ray.shutdown()
+    heading = ["questions", "engine's seconds a question", "ms a question", "driver grew by, MB", "engine waits", "files"]
+    keep("streaming", {"cpus": os.cpu_count(), "k": K, "tokens": TOKENS, "runs": figures}, table(heading, lines))
+
+
+if __name__ == "__main__":
+    main()
