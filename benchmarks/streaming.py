@@ -29,21 +29,24 @@ WAITING_QUESTIONS = 8192
 
 
 class SleepingEngine:
-    """Answers after `latency` seconds, at most `slots` at once; how long its slots were busy, it writes into `told`."""
+    """Answers after `latency` seconds, at most `slots` at once.
+
+    Whenever nothing waits it writes into `told` since when, until when, and how long slots were busy.
+    """
 
     def __init__(self, slots: int, latency: float, told: Path) -> None:
         self.free, self.latency, self.told = asyncio.Semaphore(slots), latency, told
-        self.first, self.busy = 0.0, 0.0
+        self.first, self.answered, self.waiting = 0.0, 0, 0
 
     async def sample(self, prompt_ids: Any, n: int, temperature: float, top_p: float, seed: int) -> Any:
         from schemas import Candidate
 
-        self.first = self.first or time.time()
+        self.first, self.waiting = self.first or time.time(), self.waiting + 1
         async with self.free:
-            if self.latency:
-                await asyncio.sleep(self.latency)
-        self.busy += self.latency
-        self.told.write_text(f"{self.first} {time.time()} {self.busy}")
+            await asyncio.sleep(self.latency)
+        self.answered, self.waiting = self.answered + 1, self.waiting - 1
+        if not self.waiting:
+            self.told.write_text(f"{self.first} {time.time()} {self.answered * self.latency}")
         return tuple(
             Candidate(
                 index=index,

@@ -1,6 +1,6 @@
 """Records that pass between stages. This package imports nothing of aft_ray."""
 
-from schemas.arrow import arrow_schema, from_table, iter_parquet, read_parquet, to_table, write_parquet
+from schemas.arrow import arrow_schema, count_rows, from_table, iter_parquet, read_parquet, to_table, write_parquet
 from schemas.manifest import StageManifest
 from schemas.records import (
     Candidate,
@@ -28,6 +28,7 @@ __all__ = [
     "StageManifest",
     "Verdict",
     "arrow_schema",
+    "count_rows",
     "from_table",
     "iter_parquet",
     "read_parquet",

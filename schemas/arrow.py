@@ -55,10 +55,7 @@ def iter_parquet(path: Path, model: type[R]) -> Iterator[R]:
 
     Raises FileNotFoundError where there is none, ValueError (with the file's name) where one does not hold `model`.
     """
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise FileNotFoundError(f"{path} holds no Parquet file")
-    for file in files:
+    for file in _files(path):
         try:
             with pq.ParquetFile(file) as opened:
                 from_table(model, opened.schema_arrow.empty_table())  # a file without rows must be of the right kind too
@@ -66,6 +63,18 @@ def iter_parquet(path: Path, model: type[R]) -> Iterator[R]:
                     yield from from_table(model, pa.Table.from_batches([batch]))
         except (ValueError, pa.ArrowException) as error:
             raise ValueError(f"{file}: {error}") from error
+
+
+def count_rows(path: Path) -> int:
+    """Of a Parquet file or a directory's Parquet files, without reading them. Raises FileNotFoundError where there is none."""
+    return sum(pq.read_metadata(file).num_rows for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise FileNotFoundError(f"{path} holds no Parquet file")
+    return files
 
 
 def _arrow_fields(model: type[BaseModel]) -> list[pa.Field]:

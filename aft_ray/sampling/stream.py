@@ -15,11 +15,12 @@ from ray.actor import ActorHandle
 
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
-from schemas import Candidate, CandidateGroup, Evaluation, Question, from_table, to_table
+from schemas import Candidate, CandidateGroup, Evaluation, Question, count_rows, from_table, to_table
 
-# Small blocks with many under way keep an engine full across their borders, and little is lost with an actor.
-ROWS_PER_BLOCK = 16
-BLOCKS_IN_FLIGHT = 16
+# Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
+# little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's.
+ROWS_PER_BLOCK = (16, 64)
+BLOCKS_IN_FLIGHT, BLOCKS_PER_ACTOR = 16, 64
 
 
 class SamplingActor:
@@ -139,15 +140,23 @@ def sample_candidates(
         return table.filter(pc.equal(table["split"], "train")) if train_only else table
 
     rows = ray.data.read_parquet(str(questions))
+    size = rows_per_block(count_rows(questions), settings)
     if given or train_only:
         rows = rows.map_batches(wanted, batch_format="pyarrow", batch_size=None)
-    _label_into(_through_pool(rows, SamplingActor, settings), out, settings, counter)
+    _label_into(_through_pool(rows.repartition(target_num_rows_per_block=size), SamplingActor, settings), out, settings, counter)
 
 
 def label_candidates(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
     """Label, or label anew, the CandidateGroups of Parquet files; no engine is needed for that."""
-    rows = ray.data.read_parquet(str(groups)).repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
-    _label_into(rows, out, settings, counter)
+    rows = ray.data.read_parquet(str(groups))
+    size = rows_per_block(count_rows(groups), settings)
+    _label_into(rows.repartition(target_num_rows_per_block=size), out, settings, counter)
+
+
+def rows_per_block(rows: int, settings: EngineSettings) -> int:
+    """As many as leave every actor enough blocks."""
+    smallest, largest = ROWS_PER_BLOCK
+    return max(smallest, min(largest, rows // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
 
 
 def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
@@ -172,7 +181,9 @@ def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: A
         counter.add.remote(len(table))
         return table
 
-    rows = ray.data.read_parquet(str(groups)).map_batches(held_out, batch_format="pyarrow", batch_size=None)
+    rows = ray.data.read_parquet(str(groups))
+    size = rows_per_block(count_rows(groups), settings)
+    rows = rows.map_batches(held_out, batch_format="pyarrow", batch_size=None).repartition(target_num_rows_per_block=size)
     stream = _through_pool(rows, EvaluationActor, settings, sampled=sampled)
     stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
     stream.write_parquet(str(out))
@@ -183,7 +194,7 @@ def _through_pool(
 ) -> ray.data.Dataset:
     smallest, largest = settings.resources.sampling_actors
     gpus = settings.resources.gpus_per_sampling_actor
-    return rows.repartition(target_num_rows_per_block=ROWS_PER_BLOCK).map_batches(
+    return rows.map_batches(
         actor,
         fn_constructor_kwargs={"settings": settings} | options,
         batch_format="pyarrow",
