@@ -11,6 +11,10 @@ padded  every chain a row behind its prompt, padded to the longest, whole logits
 dpo     TRL's DPOTrainer: k / 2 pairs a question, no chain twice, reference log-likelihoods beforehand (not timed)
 vft     ours on questions with their references
 sft     TRL's SFTTrainer on the same: loss on the completion alone
+
+Utilisation is what the questions need, of what the machine can do: 6 FLOPs a weight and token, with the head's weights at the
+tokens of chains alone and each prompt once, and attention's 12 a layer, token, place that it sees and dimension; over the seconds,
+over the rate of a matrix product of 2048 x 2048 in fp32, measured in the same process.
 """
 
 import argparse
@@ -188,15 +192,51 @@ def timed(step: Callable[[list[dict[str, Any]]], None], steps: list[list[dict[st
     return seconds[1:]
 
 
+def flops(path: Path, batch: list[dict[str, Any]]) -> float:
+    """That a step on these questions needs."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.parameters()) - head * (1 if config.tie_word_embeddings else 2)
+    needed = 0.0
+    for prompt, chains in tokenized(path, batch):
+        seen = len(prompt) * (len(prompt) + 1) / 2 + sum(len(c) * (len(prompt) + (len(c) + 1) / 2) for c in chains)
+        of_chains = sum(map(len, chains))
+        needed += 6 * (body * (len(prompt) + of_chains) + head * of_chains)
+        needed += 12 * config.num_hidden_layers * config.hidden_size * seen
+    return needed
+
+
+def matmul_rate() -> float:
+    """FLOPs a second, the best of some."""
+    torch.set_num_threads(THREADS)
+    left, right, best = torch.randn(2048, 2048), torch.randn(2048, 2048), 0.0
+    for _ in range(6):
+        started = time.perf_counter()
+        left @ right
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - started))
+    return best
+
+
 WAYS = {"ours": ours, "padded": padded, "dpo": dpo, "vft": ours, "sft": sft}
 
 
 def measure(way: str, path: Path, data: Path, k: int) -> dict[str, float]:
-    """In a process of its own: questions a second over the steps after the first, peak memory beyond the bare model's, GB."""
+    """In a process of its own: questions a second over the steps after the first, peak memory beside the bare model's, GB."""
     load(path)
-    before = peak()
-    seconds = WAYS[way](path, groups(data, k, STEPS + 1))
-    return {"questions_per_second": QUESTIONS[k] * len(seconds) / sum(seconds), "peak_gb": peak(), "model_gb": before}
+    before, steps = peak(), groups(data, k, STEPS + 1)
+    seconds = WAYS[way](path, steps)
+    most = peak()
+    needed = sum(flops(path, batch) for batch in steps[1:])
+    return {
+        "questions_per_second": QUESTIONS[k] * len(seconds) / sum(seconds),
+        "utilisation": needed / sum(seconds) / matmul_rate(),
+        "peak_gb": most,
+        "model_gb": before,
+    }
 
 
 def peak() -> float:
@@ -228,12 +268,14 @@ def main() -> None:
         speed = [result["questions_per_second"] for result in results]
         ratio = [b["questions_per_second"] / r["questions_per_second"] for b, r in zip(base, results, strict=True)]
         memory = statistics.median(result["peak_gb"] for result in results)
-        lines.append([str(k), way, spread(speed, 3), "" if way in ("ours", "vft") else spread(ratio) + " x", f"{memory:.2f}"])
+        used = f"{100 * statistics.median(result['utilisation'] for result in results):.0f} %"
+        told = "" if way in ("ours", "vft") else spread(ratio) + " x"
+        lines.append([str(k), way, spread(speed, 3), told, used, f"{memory:.2f}"])
         figures.append({"k": k, "way": way, "results": results, "ours_faster_by": statistics.median(ratio)})
     if 64 in ks:
         most = [statistics.median(r["peak_gb"] for r in found["ours", k]) for k in (64, 8)]
-        lines.append(["", "ours, k = 64 over k = 8", "", "", f"{most[0] / most[1]:.2f} x"])
-    keep("training", figures, table(["k", "way", "questions / s", "ours / it", "peak memory, GB"], lines))
+        lines.append(["", "ours, k = 64 over k = 8", "", "", "", f"{most[0] / most[1]:.2f} x"])
+    keep("training", figures, table(["k", "way", "questions / s", "ours / it", "utilisation", "peak memory, GB"], lines))
 
 
 if __name__ == "__main__":
