@@ -3,8 +3,9 @@
 Run as:  .venv/bin/python benchmarks/losses.py
 
 Scores, loss, gradient and optimizer step of the tiny Llama on 16 questions with 6 candidates, all losses in turn, in one process;
-ratios within each round, the median of several, after a round of warm-up. Reference log-likelihoods cost one pass without
-gradient over all candidates, once a run; the last column has it spread over three epochs.
+ratios within each round, the median of several, after a round of warm-up. In fp32, from the model that sampled, reference
+log-likelihoods are the sampler's own and cost nothing; else (bf16, another start, given candidates) one pass without gradient over
+all candidates, once a run: the last column has it spread over three epochs.
 """
 
 import random
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from figures import keep, spread, table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aft_ray.losses import LOSSES, bound_loss, loss_function, needs_reference
@@ -84,13 +86,18 @@ def main() -> None:
             for place, value in enumerate(taken):
                 ratios[place].append(value / base)
     once = statistics.median(passes)
-    print(f"step time / that of bc, median of {ROUNDS} rounds [min, max]; with the reference pass spread over {EPOCHS} epochs")
+    lines, figures = [], []
     for place, name in enumerate(names):
-        found = ratios[place]
-        median = statistics.median(found)
-        told = f"{name + (' (again)' if place == len(LOSSES) else ''):24} {median:.3f} [{min(found):.3f}, {max(found):.3f}]"
-        print(told + (f"  {median + once / EPOCHS:.3f}" if needs_reference(loss_function(name)) else ""))
-    print(f"reference pass / step of bc: {once:.3f} [{min(passes):.3f}, {max(passes):.3f}]")
+        told = "bc, again" if place == len(LOSSES) else name
+        median = statistics.median(ratios[place])
+        with_pass = f"{median + once / EPOCHS:.3f} x" if needs_reference(loss_function(name)) else ""
+        lines.append([told, f"{spread(ratios[place], 3)} x", with_pass])
+        figures.append({"loss": told, "of_bc": ratios[place]})
+    keep(
+        "losses",
+        {"losses": figures, "reference_pass_of_bc": passes},
+        table(["loss", "step / that of BC", "with a reference pass"], lines),
+    )
 
 
 if __name__ == "__main__":
