@@ -4,8 +4,8 @@ Run as:  .venv/bin/python benchmarks/losses.py
 
 Scores, loss, gradient and optimizer step of the tiny Llama on 16 questions with 6 candidates, all losses in turn, in one process;
 ratios within each round, the median of several, after a round of warm-up. In fp32, from the model that sampled, reference
-log-likelihoods are the sampler's own and cost nothing; else (bf16, another start, given candidates) one pass without gradient over
-all candidates, once a run: the last column has it spread over three epochs.
+log-likelihoods are the sampler's own and cost nothing; else (bf16, another start, given candidates) they are one pass without
+gradient over all candidates, once a run: the last column has it spread over three epochs.
 """
 
 import random

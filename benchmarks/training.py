@@ -14,8 +14,7 @@ sft     TRL's SFTTrainer on the same: loss on the completion alone
 
 Utilisation is what the questions need, of what the machine can do: 6 FLOPs a weight and token, with the head's weights at the
 tokens of chains alone and each prompt once, and 12 for attention, a layer, token, place that it sees and dimension; over the
-seconds,
-over the rate of a matrix product of 2048 x 2048 in fp32, measured in the same process.
+seconds, over the rate of a matrix product of 2048 x 2048 in fp32, measured in the same process.
 """
 
 import argparse
