@@ -124,7 +124,7 @@ class TrainingConfig(Settings):
     gradient_clipping: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the global gradient; 0: none")
     max_tokens: Positive = Field(1024, description="a prompt with one chain that is longer is left out, and counted")
     tokens_per_micro_batch: Positive = Field(
-        8192, description="padded tokens that a worker holds at a time; a question stays whole"
+        8192, description="padded tokens that a worker computes at a time; a question with more goes in parts, in two passes"
     )
     steps_per_checkpoint: Positive = Field(200, description="optimizer steps between two checkpoints to resume from")
 
