@@ -7,19 +7,22 @@ all generate equally many, from the moment when the engine stands to the last re
 
 ours          questions in Parquet -> sampling, labelling -> records in Parquet; one actor
 vllm          vllm.LLM.generate of the same requests (n = k), the same engine settings
-vllm, k rows  the same with each question k times, as ray.data.llm and others must ask: what sharing the prompt is worth
+vllm, k rows  the same with each question k times
+ray.data.llm  each question k times, which is how it is asked there, from Parquet to Parquet
 transformers  generate with num_return_sequences = k, in batches of 8 questions
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from figures import keep, spread, table
 
 K, NEW_TOKENS, PROMPT_TOKENS = 6, 64, 256
@@ -91,24 +94,28 @@ def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
         return tokens, ended - float(stands.read_text())
 
 
-def bare(model: Path, data: Path, number: int, copies: int = 1) -> tuple[int, float]:
-    """The engine's arguments are those of ours."""
-    import vllm
-
+def engine_arguments(settings: Any) -> dict[str, Any]:
+    """Those of our engine."""
     from aft_ray.sampling import engine
 
-    taken: dict[str, Any] = {}
-    settings = settings_of(model)
     engine.prepare_environment(settings.resources)
     import vllm.v1.engine.async_llm as async_llm
 
+    taken: dict[str, Any] = {}
     async_llm.AsyncLLM.from_engine_args = lambda arguments: taken.update(arguments=arguments)
     engine.Engine(settings)
-    arguments = {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS}
-    llm = vllm.LLM(**arguments)
+    return {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS}
+
+
+def bare(model: Path, data: Path, number: int, copies: int = 1) -> tuple[int, float]:
+    import vllm
+
+    from aft_ray.sampling.engine import COMPACT
+
+    llm = vllm.LLM(**engine_arguments(settings_of(model)))
     parameters = [
         vllm.SamplingParams(
-            n=K // copies, temperature=1.0, max_tokens=NEW_TOKENS, logprobs=0, ignore_eos=True, seed=10**6 * i, **engine.COMPACT
+            n=K // copies, temperature=1.0, max_tokens=NEW_TOKENS, logprobs=0, ignore_eos=True, seed=10**6 * i, **COMPACT
         )
         for i in range(number * copies)
     ]
@@ -128,6 +135,48 @@ def k_rows(model: Path, data: Path, number: int) -> tuple[int, float]:
     return bare(model, data, number, copies=K)
 
 
+def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
+    """The engine stands, at the latest, when the earliest of all requests was asked: the end of each less what it took."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    from aft_ray.cluster import connect
+
+    arguments = {name: value for name, value in engine_arguments(settings_of(model)).items() if name != "model"}
+    parameters = {"n": 1, "temperature": 1.0, "max_tokens": NEW_TOKENS, "ignore_eos": True, "detokenize": False}
+    config = vLLMEngineProcessorConfig(
+        model_source=str(model),
+        engine_kwargs=arguments,
+        concurrency=(1, 1),
+        batch_size=16 * K,
+        max_concurrent_batches=16,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        placement_group_config={"bundles": [{"CPU": 1}]},
+        log_engine_metrics=False,
+        runtime_env={"env_vars": {name: value for name, value in os.environ.items() if name.startswith(("VLLM_", "OMP_"))}},
+    )
+
+    def before(row: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt": "", "tokenized_prompt": row["ids"], "sampling_params": {**parameters, "seed": row["seed"]}}
+
+    def after(row: dict[str, Any]) -> dict[str, Any]:
+        return {"generated": list(row["generated_tokens"]), "asked": time.time() - float(row["time_taken_llm"])}
+
+    processor = build_processor(config, preprocess=before, postprocess=after)
+    with tempfile.TemporaryDirectory() as name:
+        connect(Path(name))
+        rows = [
+            {"ids": list(ids), "seed": seed} for seed, ids in enumerate(i for i in prompts(model, data, number) for _ in range(K))
+        ]
+        processor(ray.data.from_items(rows)).write_parquet(f"{name}/chains")
+        ended = time.time()
+        found = pq.read_table(f"{name}/chains").to_pylist()
+        ray.shutdown()
+    return sum(len(row["generated"]) for row in found), ended - min(row["asked"] for row in found)
+
+
 def by_transformers(model: Path, data: Path, number: int) -> tuple[int, float]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -145,7 +194,7 @@ def by_transformers(model: Path, data: Path, number: int) -> tuple[int, float]:
     return tokens, time.time() - started
 
 
-WAYS = {"ours": ours, "vllm": bare, "vllm, k rows": k_rows, "transformers": by_transformers}
+WAYS = {"ours": ours, "vllm": bare, "vllm, k rows": k_rows, "ray.data.llm": by_ray_data_llm, "transformers": by_transformers}
 
 
 def measure(way: str, model: Path, data: Path, number: int) -> float:
