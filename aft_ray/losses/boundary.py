@@ -10,8 +10,8 @@ SHARE = 0.05
 def boundaries(scores: Mapping[str, Sequence[float]], share: float = SHARE) -> dict[str, float]:
     """The boundary of each question, nats per token: the `share` quantile of the scores of the model's own samples.
 
-    `scores`: s(c) of the samples of each question under the model that sampled them. Below the boundary lies what the model
-    itself hardly ever produces, so a negative need not be pushed further. Raises ValueError where there are no scores at all.
+    `scores`: s(c) of the samples of each question of a task under the model that sampled them. Below the boundary lies what the
+    model itself hardly ever produces, so a negative need not be pushed further. Raises ValueError where there are no scores.
     """
     pooled = np.concatenate([np.asarray(of_question, dtype=float) for of_question in scores.values()] or [np.empty(0)])
     if not pooled.size:

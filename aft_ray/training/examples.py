@@ -46,9 +46,13 @@ def candidate_chains(group: CandidateGroup) -> list[Chain]:
     ]
 
 
-def sampler_scores(groups: Sequence[CandidateGroup]) -> dict[str, list[float]]:
-    """s(c) of every sampled chain under the model that sampled it, by question; of chains from a file nothing is known."""
-    return {group.question.question_id: [c.score for c in group.candidates if c.score is not None] for group in groups}
+def sampler_scores(groups: Sequence[CandidateGroup]) -> dict[str, dict[str, list[float]]]:
+    """s(c) of every sampled chain under the model that sampled it, by task and question; of chains from a file none is known."""
+    found: dict[str, dict[str, list[float]]] = {group.question.task: {} for group in groups}
+    for group in groups:
+        scores = [candidate.score for candidate in group.candidates if candidate.score is not None]
+        found[group.question.task][group.question.question_id] = scores
+    return found
 
 
 def with_references(examples: Sequence[Example], log_likelihoods: Mapping[str, Sequence[float | None]]) -> list[Example]:

@@ -69,7 +69,9 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
         groups = read_training_groups(job.records)
         found = alignment_examples(groups, job.training.vft_covers == "reference+positives")
         if job.training.beta == "auto" and has_boundary(loss_function(job.training.loss)):
-            boundary = boundaries(sampler_scores(groups))
+            boundary: dict[str, float] = {}
+            for of_task in sampler_scores(groups).values():
+                boundary |= boundaries(of_task)
             found = [replace(example, boundary=boundary[example.question_id]) for example in found]
     else:
         questions = [question for question in read_parquet(job.records, Question) if question.split == "train"]
