@@ -324,7 +324,7 @@ class Run:
         return [question for question in self.questions if number == 1 or question.split == "train"]
 
     def make_sampler_evaluation(self, out: Path) -> dict[str, int]:
-        groups = read_parquet(self.folder / "sample" / "groups", CandidateGroup)
+        groups = iter_parquet(self.folder / "sample" / "groups", CandidateGroup)
         records = [evaluation_of_sampler(group) for group in groups if group.question.split != "train"]
         evaluations = empty_folder(out / "evaluations")
         write_parquet(evaluations / "evaluations.parquet", Evaluation, records)

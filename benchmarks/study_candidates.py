@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-import aft_ray.training.worker as worker
+import aft_ray.losses.boundary as rules
 from aft_ray.config import LabellingConfig, PromptConfig
 from aft_ray.evaluation.measures import measure
 from aft_ray.labelling import label_group
@@ -103,7 +103,7 @@ def by_noise(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def use_rule(rule: str) -> None:
     """In this process."""
-    worker.boundaries = {"quantile": boundaries, "question": by_question, "noise": by_noise}[rule]
+    rules.boundaries = {"quantile": boundaries, "question": by_question, "noise": by_noise}[rule]
 
 
 def measures(greedy: Sequence[Evaluation], assessed: Sequence[Evaluation]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def bound_loss(name: str, beta: float | None, options: Mapping[str, float]) -> L
     if unknown:
         raise ValueError(f"loss {name} has no option {', '.join(sorted(unknown))}; it has {options_of(loss) or 'none'}")
     chosen = dict(options)
+    if has_boundary(loss) and "beta" not in options_of(loss):
+        raise ValueError(f"loss {name} is marked as one with a boundary and has no option beta")
     if beta is not None and has_boundary(loss):
         chosen.setdefault("beta", beta)
     return partial(loss, **chosen)

@@ -18,3 +18,14 @@ def boundaries(scores: Mapping[str, Sequence[float]], share: float = SHARE) -> d
         raise ValueError("no sampled candidates to find the boundary from: set a number, as in alignment.beta: 0.2")
     boundary = float(np.quantile(pooled, share))
     return dict.fromkeys(scores, boundary)
+
+
+def boundaries_by_task(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """The boundary of each question, of `scores` by task and question. A task without any takes that of all tasks together."""
+    pooled = boundaries({question: values for of_task in scores.values() for question, values in of_task.items()})
+    return pooled | {
+        question: boundary
+        for of_task in scores.values()
+        if any(of_task.values())
+        for question, boundary in boundaries(of_task).items()
+    }

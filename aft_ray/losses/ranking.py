@@ -51,7 +51,10 @@ def pro_detached(groups: ScoredGroups, nll_weight: float = 1.0) -> Tensor:
 
 @with_boundary
 def pro_boundary(groups: ScoredGroups, beta: float = 0.2, nll_weight: float = 1.0) -> Tensor:
-    """PRO with a boundary: each worse candidate also adds BC's `exp(T_ij - s_j)` to the sum that a better one is held against."""
+    """PRO with a boundary: `s_j / T_ij` has a counterpart `(2 B_j - s_j) / T_ij` in the sum, so that s_j rests at B_j.
+
+    B_j as in BC. (The counterpart is detached but for s_j.)
+    """
     up_QKK = boundary_terms(groups, groups.better_QKK, beta)
     return _pro(groups, groups.scores_QK, up_QKK) + nll_weight * nll_of_best(groups)
 
@@ -62,6 +65,8 @@ def _pro(groups: ScoredGroups, of_worse_QK: Tensor, up_QKK: Tensor | None = None
     terms_QKX = of_worse_QK[:, None, :] * gap_QKK - groups.scores_QK[:, :, None] * largest_QK1
     mask_QKX = pair_QKK
     if up_QKK is not None:
+        better_QK1 = groups.scores_QK.detach()[:, :, None]
+        up_QKK = (up_QKK + better_QK1) * gap_QKK - better_QK1 * largest_QK1
         terms_QKX, mask_QKX = torch.cat((terms_QKX, up_QKK), dim=2), torch.cat((pair_QKK, pair_QKK), dim=2)
     kept_QKX = terms_QKX.masked_fill(~mask_QKX, -torch.inf)
     return torch.cat((kept_QKX.new_zeros(*kept_QKX.shape[:2], 1), kept_QKX), dim=2).logsumexp(dim=2).sum(dim=1)

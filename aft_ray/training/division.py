@@ -26,22 +26,32 @@ def global_batches(weights: Sequence[float], size: int, seed: int, epoch: int) -
 @dataclass(frozen=True)
 class Share:
     """What a rank computes of a global batch. Under ZeRO-3 a rank that makes fewer passes leaves the others waiting for ever:
-    on every rank there are equally many micro-batches, and equally many parts, the last ones empty."""
+    on every rank there are equally many passes, without gradient and with it, the last ones empty."""
 
-    micro_batches: list[list[Example]]
     split: list[list[Example]]
     """Questions over the budget, each in parts that are within it and have some of its chains."""
-    idle_parts: int
+    micro_batches: list[list[Example]]
+    first_passes: int
+    """Without gradient: of the parts, as many as on the rank that has most."""
+    all_passes: int
+    """With gradient: of parts and micro-batches together, as many as on the rank that has most."""
 
     @property
     def parts(self) -> list[list[Example]]:
-        """A pass each."""
-        return [[part] for parts in self.split for part in parts] + [[]] * self.idle_parts
+        return [[part] for parts in self.split for part in parts]
 
     @property
-    def passes(self) -> list[list[Example]]:
-        """All that go backward, parts first."""
-        return self.parts + self.micro_batches
+    def without_gradient(self) -> list[list[Example]]:
+        return _filled(self.parts, self.first_passes)
+
+    @property
+    def with_gradient(self) -> list[list[Example]]:
+        """Parts first."""
+        return _filled(self.parts + self.micro_batches, self.all_passes)
+
+
+def _filled(passes: list[list[Example]], number: int) -> list[list[Example]]:
+    return passes + [[]] * (number - len(passes))
 
 
 def share_out(batch: Sequence[Example], world_size: int, budget: int, layout: Layout = "rows") -> list[Share]:
@@ -59,11 +69,9 @@ def share_out(batch: Sequence[Example], world_size: int, budget: int, layout: La
     whole = [[e for e in share if len(e.chains) == 1 or cost(e, layout) <= budget] for share in of_rank]
     split = [[in_parts(e, budget, layout) for e in share if len(e.chains) > 1 and cost(e, layout) > budget] for share in of_rank]
     micro_batches = [list(_micro_batches(share, budget, layout)) for share in whole]
-    most, most_parts = max(map(len, micro_batches)), max(sum(map(len, share)) for share in split)
-    return [
-        Share(mine + [[]] * (most - len(mine)), parts, most_parts - sum(map(len, parts)))
-        for mine, parts in zip(micro_batches, split, strict=True)
-    ]
+    sizes = [(sum(map(len, parts)), len(mine)) for parts, mine in zip(split, micro_batches, strict=True)]
+    first, everything = max(parts for parts, _ in sizes), max(map(sum, sizes))
+    return [Share(parts, mine, first, everything) for parts, mine in zip(split, micro_batches, strict=True)]
 
 
 def cost(example: Example, layout: Layout) -> int:

@@ -31,12 +31,11 @@ def start_engine(job: TrainingJob, total_steps: int) -> Any:
 
     join_process_group(job.resources)
     torch.manual_seed(job.seed)
-    model = load_model(job)
-    without_dropout(model)
+    model = without_dropout(load_model(job).train())  # in eval mode no activation is checkpointed
     if job.resources.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     scorer = Scorer(model)
-    optimizer = adamw(job)(scorer.parameters(), lr=job.training.learning_rate, weight_decay=job.training.weight_decay)
+    optimizer = adamw(job, scorer)
     warmup = round(job.training.warmup_share * total_steps)
     engine, *_ = deepspeed.initialize(
         model=scorer,
@@ -48,13 +47,15 @@ def start_engine(job: TrainingJob, total_steps: int) -> Any:
     return engine
 
 
-def adamw(job: TrainingJob) -> Any:
+def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
     """torch's; DeepSpeed's own, whose steps run on the CPU, where the optimizer's state waits there."""
+    settings: dict[str, Any] = {"lr": job.training.learning_rate, "weight_decay": job.training.weight_decay}
     if job.resources.offload == "nothing":
-        return torch.optim.AdamW
+        return torch.optim.AdamW(scorer.parameters(), fused=True, **settings)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    return DeepSpeedCPUAdam
+    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(scorer.parameters(), **settings)
+    return optimizer
 
 
 def load_model(job: TrainingJob) -> PreTrainedModel:
@@ -68,13 +69,18 @@ def load_model(job: TrainingJob) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
 
 
-def without_dropout(model: torch.nn.Module) -> None:
-    """A chain's score is a function of the weights: the two passes of a split question must give the same."""
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """A chain's score is a function of the weights: the two passes of a split question must give the same.
+
+    Some models hand a number of theirs to torch's function (`hidden_dropout`, `layerdrop`), others have a module for it.
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010, a module's attributes have no types
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
 
 
 def join_process_group(resources: ResourcesConfig) -> None:
@@ -99,7 +105,8 @@ def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
     offloaded = [kind for kind in ("optimizer", "parameters") if kind in job.resources.offload]
     names = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
     offload = {names[kind]: {"device": "cpu", "pin_memory": on_gpu} for kind in offloaded}
-    return {
+    sums = {"data_types": {"grad_accum_dtype": "fp32"}} if job.model.precision == "bf16" and job.resources.zero_stage else {}
+    return sums | {
         # One "micro-batch" a step as DeepSpeed counts: the loop itself says where a global batch ends.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

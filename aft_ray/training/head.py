@@ -29,16 +29,18 @@ class LogLikelihoodHead(nn.Module):
 
     def forward(self, hidden_TH: Tensor, target_T: Tensor) -> Tensor:
         """Log-likelihood [T] of each target, nats, fp32."""
-        result: Tensor = _LogLikelihood.apply(hidden_TH, self.weight, self.bias, target_T)
+        result: Tensor = _LogLikelihood.apply(hidden_TH, self.weight, self.bias, target_T, torch.is_grad_enabled())
         return result
 
 
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_T: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_T: Tensor, goes_back: bool
+    ) -> Tensor:
         logsumexp_T = hidden_TH.new_full((len(hidden_TH),), -torch.inf, dtype=torch.float32)
         target_logit_T = torch.zeros_like(logsumexp_T)
-        room = LOGITS_KEPT[hidden_TH.device.type] if any(ctx.needs_input_grad) else 0
+        room = LOGITS_KEPT[hidden_TH.device.type] if goes_back else 0
         ctx.kept = {}
         for part in _parts(hidden_TH, weight_VH):
             logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
@@ -72,7 +74,7 @@ class _LogLikelihood(torch.autograd.Function):
                 torch.mm(by_logit_TW.T, hidden_TH, out=by_weight_VH[part])
             if by_bias_V is not None:
                 by_bias_V[part] = by_logit_TW.sum(dim=0)
-        return by_hidden_TH.to(hidden_TH.dtype), by_weight_VH, by_bias_V, None
+        return by_hidden_TH.to(hidden_TH.dtype), by_weight_VH, by_bias_V, None, None
 
 
 def _parts(hidden_TH: Tensor, weight_VH: Tensor) -> Iterator[slice]:

@@ -27,27 +27,27 @@ def run_passes(
 ) -> dict[str, float]:
     """Add the gradient of a rank's share to the parameters'; returns the sums that `batch_measures` takes.
 
-    Every rank makes the same number of passes in the same order: parts without gradient, parts with, micro-batches.
+    Every rank makes the same number of passes, without gradient and with it.
     """
     sums = dict.fromkeys(("loss", "vft_loss", "alignment_loss", *SUMS), 0.0)
     weights = weights_of_parts(score, loss, share, global_batch, layout, sums)
-    for number, (examples, batch) in enumerate(zip(share.passes, ahead(share.passes, layout), strict=True)):
+    for number, (examples, batch) in enumerate(zip(share.with_gradient, ahead(share.with_gradient, layout), strict=True)):
         scores_C = score(batch)
         if number < len(weights):
             value = (scores_C * weights[number]).sum()
         else:
             value, terms = loss.part(scores_C, examples, global_batch)
             add(sums, terms)
-        backward(value, number == len(share.passes) - 1)
+        backward(value, number == share.all_passes - 1)
     return sums
 
 
 def weights_of_parts(
     score: Score, loss: GlobalLoss, share: Share, global_batch: Sequence[Example], layout: Layout, sums: dict[str, float]
 ) -> list[Tensor]:
-    """dL/ds of the chains of every part, an idle one included, which has none."""
+    """dL/ds of the chains of every part."""
     with torch.no_grad():
-        scores = [score(batch) for batch in ahead(share.parts, layout)]
+        scores = [score(batch) for batch in ahead(share.without_gradient, layout)]
     weights: list[Tensor] = []
     for parts in share.split:
         whole = torch.cat(scores[len(weights) : len(weights) + len(parts)]).requires_grad_()
@@ -55,7 +55,7 @@ def weights_of_parts(
         (gradient,) = torch.autograd.grad(value, whole)
         weights += gradient.split([len(part.chains) for part in parts])
         add(sums, terms)
-    return weights + scores[len(weights) :]
+    return weights
 
 
 def joined(parts: Sequence[Example]) -> Example:

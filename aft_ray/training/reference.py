@@ -3,6 +3,8 @@
 Computed once and kept as records, so that no second model is held in memory while training.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,12 +12,12 @@ import torch
 from aft_ray.training.batches import Example
 from aft_ray.training.division import share_out
 from aft_ray.training.engine import leave_process_group, prepare_environment, start_engine
-from aft_ray.training.examples import candidate_chains, within
+from aft_ray.training.examples import alignment_examples, within
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.layout import choose_layout
 from aft_ray.training.passes import ahead
 from aft_ray.training.worker import read_training_groups
-from schemas import ReferenceScores, write_parquet
+from schemas import CandidateGroup, ReferenceScores, write_parquet
 
 
 def reference_worker(settings: dict[str, Any]) -> None:
@@ -25,15 +27,12 @@ def reference_worker(settings: dict[str, Any]) -> None:
 
     job: TrainingJob = settings["job"]
     context = train.get_context()
-    groups = sorted(read_training_groups(job.records), key=lambda group: group.question.question_id)
-    examples = within(
-        [Example(g.question.question_id, g.question.prompt_ids, tuple(candidate_chains(g))) for g in groups],
-        job.training.max_tokens,
-    )
+    groups = read_training_groups(job.records)
+    examples = candidates_to_score(groups, job.training.max_tokens)
     engine = start_engine(job, total_steps=1)
     layout = choose_layout(engine, examples[0], job.training.max_tokens)
     shares = share_out(examples, context.get_world_size(), job.training.tokens_per_micro_batch, layout)
-    passes = shares[context.get_world_rank()].passes
+    passes = shares[context.get_world_rank()].with_gradient
     found: dict[str, dict[int, float]] = {}
     for number, (part, batch) in enumerate(zip(passes, ahead(passes, layout), strict=True), start=1):
         with torch.no_grad():
@@ -50,3 +49,15 @@ def reference_worker(settings: dict[str, Any]) -> None:
     ]
     write_parquet(job.out / f"references-{context.get_world_rank():05}.parquet", ReferenceScores, records)
     leave_process_group(job.resources)
+
+
+def candidates_to_score(groups: Sequence[CandidateGroup], max_tokens: int) -> list[Example]:
+    """All that any loss, whatever L_VFT covers, may compare. Raises ValueError where there is nothing."""
+    found = [
+        replace(example, chains=tuple(chain for chain in example.chains if chain.index >= 0))
+        for example in sorted(alignment_examples(groups, vft_covers_positives=True), key=lambda example: example.question_id)
+    ]
+    examples = within([example for example in found if example.chains], max_tokens)
+    if not examples:
+        raise ValueError(f"no candidates of at most max_tokens = {max_tokens} tokens to compute reference log-likelihoods of")
+    return examples

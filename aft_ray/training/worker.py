@@ -11,7 +11,7 @@ import torch
 
 from aft_ray.config import AlignmentConfig, TrainingConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
-from aft_ray.losses.boundary import boundaries
+from aft_ray.losses.boundary import boundaries_by_task
 from aft_ray.training.batches import Batch, Example, Layout, make_batch
 from aft_ray.training.division import global_batches, share_out
 from aft_ray.training.engine import export, leave_process_group, prepare_environment, start_engine
@@ -20,7 +20,7 @@ from aft_ray.training.job import TrainingJob
 from aft_ray.training.layout import choose_layout
 from aft_ray.training.passes import run_passes
 from aft_ray.training.scores import GlobalLoss, batch_measures
-from schemas import CandidateGroup, Question, ReferenceScores, read_parquet
+from schemas import CandidateGroup, Question, ReferenceScores, iter_parquet, read_parquet
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -49,8 +49,8 @@ def train_worker(settings: dict[str, Any]) -> None:
             job.counter.put.remote(step, len(batches), f"loss {history[-1]['loss']:.3f}")
         if step % job.training.steps_per_checkpoint == 0 and step < len(batches):
             save_checkpoint(engine, {"step": step, "seconds": seconds, "history": history})
-    probe = probe_scores(engine, examples[0], layout)
     export(engine, job)
+    probe = probe_scores(engine, examples[0], layout)
     if context.get_world_rank() == 0:
         counts = {"examples": len(examples), "left out": left_out, "steps": step}
         (job.out / "training.json").write_text(
@@ -69,9 +69,7 @@ def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
         groups = read_training_groups(job.records)
         found = alignment_examples(groups, job.training.vft_covers == "reference+positives")
         if job.training.beta == "auto" and has_boundary(loss_function(job.training.loss)):
-            boundary: dict[str, float] = {}
-            for of_task in sampler_scores(groups).values():
-                boundary |= boundaries(of_task)
+            boundary = boundaries_by_task(sampler_scores(groups))
             found = [replace(example, boundary=boundary[example.question_id]) for example in found]
     else:
         questions = [question for question in read_parquet(job.records, Question) if question.split == "train"]
@@ -96,7 +94,7 @@ def reference_log_likelihoods(job: TrainingJob, groups: list[CandidateGroup]) ->
 
 
 def read_training_groups(records: Path) -> list[CandidateGroup]:
-    return [group for group in read_parquet(records, CandidateGroup) if group.question.split == "train"]
+    return [group for group in iter_parquet(records, CandidateGroup) if group.question.split == "train"]
 
 
 def schedule(examples: list[Example], job: TrainingJob) -> list[list[Example]]:
@@ -154,7 +152,8 @@ def save_checkpoint(engine: Any, state: dict[str, Any]) -> None:
 
 
 def probe_scores(engine: Any, example: Example, layout: Layout) -> dict[str, Any]:
-    """Scores of one example under the trained weights: whoever loads the exported model can compare."""
+    """Scores of some chains under the trained weights: whoever loads the exported model can compare."""
+    example = replace(example, chains=example.chains[:3])
     with torch.no_grad():
         scores_C = engine(make_batch([example], layout).to(engine.device))
     return {"question_id": example.question_id, "chains": [c.token_ids for c in example.chains], "scores": scores_C.tolist()}

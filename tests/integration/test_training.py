@@ -3,10 +3,12 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
@@ -165,11 +167,25 @@ def test_two_workers_with_unequal_shares_follow_a_plain_loop(zero_stage, groups_
         {"zero_stage": 3, "activation_checkpointing": True, "offload": "optimizer+parameters"},
     ],
 )
-def test_what_saves_memory_follows_a_plain_loop(settings, groups_and_by_hand, tiny_llama, tmp_path):
+def test_what_saves_memory_follows_a_plain_loop(settings, groups_and_by_hand, tiny_llama, tmp_path, monkeypatch):
     groups, by_hand = groups_and_by_hand
     job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=0, **settings))
+    checkpointed, checkpoint = [], transformers.modeling_utils.checkpoint
+    monkeypatch.setattr(
+        transformers.modeling_utils, "checkpoint", lambda *given, **more: checkpointed.append(1) or checkpoint(*given, **more)
+    )
     run_training(job)
     assert_as_by_hand(job, by_hand)
+    assert bool(checkpointed) == settings.get("activation_checkpointing", False)
+
+
+def test_bf16_follows_fp32_as_far_as_its_digits_go(groups_and_by_hand, tiny_llama, tmp_path):
+    groups, (_, losses) = groups_and_by_hand
+    job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=0, zero_stage=2))
+    run_training(replace(job, model=ModelConfig(path=tiny_llama, precision="bf16")))
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert [step["loss"] for step in history] == pytest.approx(losses, rel=0.02)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
 
 
 def test_every_loss_trains_and_moves_the_model(tiny_llama, tmp_path):

@@ -69,3 +69,8 @@ def test_without_samples_there_is_no_boundary_to_find(tmp_path):
 
 def test_a_loss_without_a_boundary_gets_none(tmp_path):
     assert boundaries_of([group("t", 0, [-1.0, -2.0])], tmp_path, "dpo") == {"t-0": None}
+
+
+def test_a_task_whose_chains_all_came_from_a_file_takes_the_boundary_of_the_others(tmp_path):
+    found = boundaries_of([group("sampled", 0, [-1.0, -1.0]), group("given", 0, [None, None])], tmp_path)
+    assert found == {"sampled-0": pytest.approx(-1.0), "given-0": pytest.approx(-1.0)}

@@ -77,7 +77,7 @@ def test_a_question_over_the_budget_is_split_and_never_whole(rotary):
     chains = tuple(Chain(tuple(range(3, 13)), role) for role in ("positive", "negative") * 10)
     share, *_ = gradient_of(rotary, [Example("q", (5, 6, 7), chains)], 50, "rows")
     assert len(share.split[0]) == 5
-    assert max(make_batch(part).input_ids_RL.numel() for part in share.passes) <= 50
+    assert max(make_batch(part).input_ids_RL.numel() for part in share.with_gradient) <= 50
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,7 +141,7 @@ def one_rank(monkeypatch):
         ("qwen", "rows", None),
         ("gpt_neox", "rows", None),
         ("bloom", "plain", "takes no positions"),
-        ("gemma2", "plain", "differ by"),
+        ("gemma2", "plain", "caps its logits"),
         ("mistral", "plain", "window of 24 tokens"),
     ],
 )

@@ -140,7 +140,8 @@ class Hand:
             for j in worse:
                 behind = behind + ((self.s[j].detach() if kind == "dc" else self.s[j]) * gap[j]).exp()
                 if kind == "bc":
-                    behind = behind + (self.target(i, j, pairs) - self.s[j]).exp() * own.exp()
+                    twice_boundary = self.target(i, j, pairs) + self.s[i].item()
+                    behind = behind + ((twice_boundary - self.s[j]) * gap[j]).exp() * (own - own.detach()).exp()
             total = total + behind.log() - own
         return total
 
@@ -285,6 +286,19 @@ def test_a_negative_far_below_the_boundary_is_never_pushed_further_down(name, gr
     group = [{**c, "score": 2 * lowest - highest - depth} if c["label"] == "negative" else c for c in group]
     grad = gradient(name, group)
     assert all(g < 0 for g, c in zip(grad, group, strict=True) if c["label"] == "negative")
+
+
+@given(right=st.floats(-3, 0), below=st.floats(-3, 3), gap=st.floats(0.05, 4))
+def test_in_pro_a_worse_candidate_rests_at_the_boundary_whatever_the_gap_of_rewards(right, below, gap):
+    wrong = right - BETA - below
+    shared = {"tokens": 1, "reference": 0.0}
+    group = [
+        {"score": right, "label": "positive", "rank": 1, "reward": gap, **shared},
+        {"score": wrong, "label": "negative", "rank": 2, "reward": 0.0, **shared},
+    ]
+    pushed = gradient("pro_bc", group)[1].item()
+    if abs(below) > 1e-6:
+        assert (pushed > 0) == (below < 0)
 
 
 @pytest.mark.parametrize("kind", ["unconstrained", "dc", "bc"])
