@@ -60,6 +60,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     from aft_ray.cluster import NotEnoughResourcesError
     from aft_ray.evaluation.summary import print_summary
     from aft_ray.run import Run
+    from aft_ray.storage import TwoRunsError
     from aft_ray.tasks import BadInputError
 
     try:
@@ -70,6 +71,8 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     keep_chatter(logs)
     try:
         summary = run.execute()
+    except TwoRunsError as error:
+        refuse(str(error), console)
     except KeyboardInterrupt:
         console.print("Interrupted. The same command goes on from here.")
         sys.exit(INTERRUPTED)

@@ -44,14 +44,19 @@ def check_resources(resources: ResourcesConfig) -> None:
     """Raises NotEnoughResourcesError. Asks nothing of a cluster, which may grow."""
     if os.environ.get("RAY_ADDRESS"):
         return
+    have = {"CPUs": own_cpus(), "GPUs": torch.cuda.device_count()}
+    # Beside the actors run the tasks that read, label and write, of one CPU each.
+    asked = [
+        ("training_workers", resources.training_workers, "cpus_per_training_worker", "CPUs", 0),
+        ("training_workers", resources.training_workers, "gpus_per_training_worker", "GPUs", 0),
+        ("sampling_actors", resources.sampling_actors[0], "cpus_per_sampling_actor", "CPUs", 1),
+        ("sampling_actors", resources.sampling_actors[0], "gpus_per_sampling_actor", "GPUs", 0),
+    ]
     missing = [
-        f"  resources: {count} x {each} = {need:g} {kind}, this machine has {have}"
-        for kind, have in (("CPUs", own_cpus()), ("GPUs", torch.cuda.device_count()))
-        for count, number, each in (
-            ("training_workers", resources.training_workers, f"{kind.lower()}_per_training_worker"),
-            ("sampling_actors", resources.sampling_actors[0], f"{kind.lower()}_per_sampling_actor"),
-        )
-        if (need := number * getattr(resources, each)) > have
+        f"  resources: {count} x {each} = {number * getattr(resources, each):g} {kind}"
+        f"{' and 1 to read and label' if beside else ''}, this machine has {have[kind]}"
+        for count, number, each, kind, beside in asked
+        if number * getattr(resources, each) + beside > have[kind]
     ]
     if missing:
         raise NotEnoughResourcesError("\n".join(["Not enough for this run (submit it to a cluster, or ask for less):", *missing]))

@@ -135,7 +135,7 @@ class SamplingConfig(Settings):
     k: Annotated[int, Field(ge=1, le=1024)] = Field(6, description="chains per question")
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     top_p: Share = 1.0
-    max_prompt_tokens: Positive = Field(768, description="a question whose prompt is longer is not asked, and counted")
+    max_prompt_tokens: Positive = Field(512, description="a question whose prompt is longer is not asked, and counted")
     max_new_tokens: Positive = Field(256, description="a chain is cut off there")
     candidates_file: Path | None = Field(
         None, description="chains with ranks or rewards for training questions, which are then not sampled (docs/candidates.md)"

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from ray.actor import ActorHandle
 from rich.console import Console
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from aft_ray.cluster import check_resources, connect
 from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TrainingConfig
@@ -28,10 +28,11 @@ from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.losses import bound_loss, loss_function, needs_reference
 from aft_ray.progress import StageProgress
-from aft_ray.sampling.engine import EngineSettings
+from aft_ray.sampling.engine import EngineSettings, longest_request
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
 from aft_ray.storage import (
+    alone_in,
     differences,
     fingerprint,
     finish_interrupted,
@@ -83,6 +84,7 @@ class Run:
         self.config = config
         self.console = console
         check_model(config.model.path)
+        check_context(config)
         check_loss(config.alignment)
         check_resources(config.resources)
         self.tasks = make_tasks(config.task)
@@ -99,6 +101,10 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """All stages, then the summary, which is written to summary.json and returned."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder):
+            return self.execute_stages()
+
+    def execute_stages(self) -> dict[str, Any]:
         write_atomically(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
         manifests: dict[str, StageManifest] = {}
         rows = []
@@ -300,20 +306,27 @@ class Run:
         """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
         connect(self.folder)
         groups, settings = empty_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
-        given = frozenset(group.question.question_id for group in self.given if number == 1)
         with StageProgress(self.console, in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
-            if given:
-                write_parquet(out / "given.parquet", CandidateGroup, self.given)
-                label_candidates(out / "given.parquet", groups, settings, counter)
+            given = self.label_given(number, out, settings, counter)
             sample_candidates(self.folder / "questions", groups, settings, counter, given, train_only=number > 1)
         return self.count_candidates(number, groups)
+
+    def label_given(self, number: int, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
+        """The candidates from the user's file, which are of the first round, labelled; the ids of their questions."""
+        given = self.given if number == 1 else []
+        if given:
+            write_parquet(out / "given.parquet", CandidateGroup, given)
+            label_candidates(out / "given.parquet", out / "groups", settings, counter)
+        return frozenset(group.question.question_id for group in given)
 
     def relabel(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
         stage, settings = in_round("sample", number), self.engine_settings(self.sampler(number), number)
         groups = empty_folder(out / "groups")
         with StageProgress(self.console, stage, len(self.asked_in(number)), "questions labelled") as counter:
-            label_candidates(self.folder / stage / "groups", groups, settings, counter)
+            # Those from the file anew: a function of the user's may have taken the place of the rewards that they came with.
+            given = self.label_given(number, out, settings, counter)
+            label_candidates(self.folder / stage / "groups", groups, settings, counter, but=given)
         return self.count_candidates(number, groups)
 
     def count_candidates(self, number: int, groups: Path) -> dict[str, int]:
@@ -390,6 +403,15 @@ def check_model(path: Path) -> None:
         faults.append(f"{path}: no *.safetensors, the only format of weights that is loaded")
     if faults:
         raise BadInputError(faults)
+
+
+def check_context(config: RunConfig) -> None:
+    """Raises BadInputError where the model cannot see as far as sampling would need it to."""
+    context = getattr(AutoConfig.from_pretrained(config.model.path).get_text_config(), "max_position_embeddings", None)
+    needed = longest_request(config.sampling)
+    if context is not None and needed > context:
+        told = f"max_prompt_tokens + max_new_tokens + 1 = {needed} tokens, and {config.model.path} sees {context}: ask for less"
+        raise BadInputError([f"sampling: {told}"])
 
 
 def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R], str]) -> Iterator[R]:

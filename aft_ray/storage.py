@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from schemas import StageManifest
@@ -80,6 +81,25 @@ def _put_in_place(working: Path, stage: Path) -> None:
         stage.rename(replaced)
     working.rename(stage)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+class TwoRunsError(Exception):
+    """Another process is at work in the run directory."""
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """No two processes in a run directory at once. Raises TwoRunsError.
+
+    The lock is the operating system's: it ends with its process, however that ends.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise TwoRunsError(
+            f"{folder}: another run is at work there; wait for it, stop it, or give this one another --name"
+        ) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 2000
+RESAMPLES_AT_ONCE = 100
+"""All at once they would take memory by the square of the number of questions."""
 
 
 def proportion_interval(successes: int, n: int, confidence: float) -> tuple[float, float]:
@@ -22,7 +24,9 @@ def mean_interval(values: Sequence[float], confidence: float) -> tuple[float, fl
     """Bootstrap interval (BCa) of a mean, its resampling seeded; None where fewer than two values differ."""
     if len(set(values)) < 2:
         return None
-    result = stats.bootstrap((np.asarray(values),), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, rng=0)
+    result = stats.bootstrap(
+        (np.asarray(values),), np.mean, n_resamples=RESAMPLES, batch=RESAMPLES_AT_ONCE, confidence_level=confidence, rng=0
+    )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
@@ -55,5 +59,7 @@ def paired_means_p(before: Sequence[float], after: Sequence[float]) -> float:
     difference = np.asarray(after) - np.asarray(before)
     if not difference.any():
         return 1.0
-    result = stats.permutation_test((difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES * 5, rng=0)
+    result = stats.permutation_test(
+        (difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES * 5, batch=RESAMPLES_AT_ONCE, rng=0
+    )
     return float(result.pvalue)

@@ -37,13 +37,13 @@ class Engine:
         prepare_environment(settings.resources)
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.settings = settings
         self.tokenizer = AutoTokenizer.from_pretrained(settings.model.path)
         on_gpu = settings.resources.gpus_per_sampling_actor > 0
-        # One token more than the longest chain: scoring asks for a token behind it.
-        longest = settings.sampling.max_prompt_tokens + settings.sampling.max_new_tokens + 1
+        longest = longest_request(settings.sampling)
         self.llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(settings.model.path),
@@ -61,7 +61,8 @@ class Engine:
                 enable_chunked_prefill=on_gpu,
                 max_num_batched_tokens=None if on_gpu else max(longest, 4096),
                 disable_log_stats=True,
-            )
+            ),
+            usage_context=UsageContext.LLM_CLASS,  # as many sequences at once as offline work can use; a server runs fewer
         )
 
     async def sample(
@@ -115,6 +116,11 @@ class Engine:
             finish_reason=FINISH_REASONS[sample.finish_reason],
             log_likelihood=min(0.0, sample.cumulative_logprob),
         )
+
+
+def longest_request(sampling: SamplingConfig) -> int:
+    """In tokens. One more than the longest chain: scoring asks for a token behind it."""
+    return sampling.max_prompt_tokens + sampling.max_new_tokens + 1
 
 
 def prepare_environment(resources: ResourcesConfig) -> None:

@@ -146,10 +146,20 @@ def sample_candidates(
     _label_into(_through_pool(rows.repartition(target_num_rows_per_block=size), SamplingActor, settings), out, settings, counter)
 
 
-def label_candidates(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
-    """Label, or label anew, the CandidateGroups of Parquet files; no engine is needed for that."""
+def label_candidates(
+    groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], but: frozenset[str] = frozenset()
+) -> None:
+    """Label, or label anew, the CandidateGroups of Parquet files, but those of some question ids; that needs no engine."""
+
+    def wanted(table: pa.Table) -> pa.Table:
+        return table.filter(
+            pc.invert(pc.is_in(pc.struct_field(table["question"], "question_id"), pa.array(sorted(but), pa.string())))
+        )
+
     rows = ray.data.read_parquet(str(groups))
     size = rows_per_block(count_rows(groups), settings)
+    if but:
+        rows = rows.map_batches(wanted, batch_format="pyarrow", batch_size=None)
     _label_into(rows.repartition(target_num_rows_per_block=size), out, settings, counter)
 
 

@@ -114,6 +114,8 @@ def test_settings_are_frozen():
             ["--alignment.loss", "simpo", "--alignment.options", '{"lambda": 1}'],
             "loss simpo has no option lambda; it has {'beta'",
         ),
+        (["--sampling.max_prompt_tokens", "900"], "max_prompt_tokens + max_new_tokens + 1 = 1157 tokens"),
+        (["--resources.cpus_per_sampling_actor", "512"], "sampling_actors x cpus_per_sampling_actor = 512 CPUs and 1 to read"),
         (["--alignment.loss", "losses_of_mine:no_such"], "alignment: no loss 'losses_of_mine:no_such'"),
     ],
 )

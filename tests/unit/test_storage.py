@@ -1,11 +1,14 @@
 """The run directory: whole stages or none, and what a change is called."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from aft_ray.run import each_once
 from aft_ray.storage import (
+    alone_in,
     differences,
     fingerprint,
     finish_interrupted,
@@ -89,3 +92,13 @@ def test_records_that_are_missing_or_came_twice_are_told_at_the_end():
     for found, told in [("a", "1 questions are missing and 0"), ("aab", "0 questions are missing and 1"), ("abc", "and 1 came")]:
         with pytest.raises(RuntimeError, match=told):
             list(each_once("ab", found, str))
+
+
+def test_a_second_process_in_a_run_directory_is_refused_while_the_first_is_there(tmp_path):
+    code = "import sys, pathlib; from aft_ray.storage import alone_in\nwith alone_in(pathlib.Path(sys.argv[1])): print('alone')"
+    second = [sys.executable, "-c", code, str(tmp_path)]
+    with alone_in(tmp_path):
+        refused = subprocess.run(second, capture_output=True, text=True)
+        assert refused.returncode != 0
+        assert "another run is at work there" in refused.stderr
+    assert subprocess.run(second, capture_output=True, text=True).stdout == "alone\n"
