@@ -13,8 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from aft_ray.storage import versions
+
 HERE = Path(__file__).parent
-LIBRARIES = ("torch", "transformers", "trl", "ray", "deepspeed")
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -33,10 +34,10 @@ def keep(name: str, figures: Any, told: str) -> None:
         "command": re.sub(r"(?<= )/\S+", "DIRECTORY", command),
         "date": date.today().isoformat(),
         "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
+            ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
         ).stdout.strip(),
         "hardware": hardware(),
-        "versions": {library: version(library) for library in LIBRARIES},
+        "versions": versions() | {"trl": version("trl")},
         "figures": figures,
     }
     (HERE / "results").mkdir(exist_ok=True)

@@ -8,7 +8,8 @@ all generate equally many, from the moment when the engine stands to the last re
 ours          questions in Parquet -> sampling, labelling -> records in Parquet; one actor
 vllm          vllm.LLM.generate of the same requests (n = k), the same engine settings
 vllm, k rows  the same with each question k times
-ray.data.llm  each question k times, which is how it is asked there, from Parquet to Parquet
+ray.data.llm  each question k times, which is how it is asked there, Parquet to Parquet, nothing labelled; begun, at the latest,
+              when the earliest of its requests was asked: when a row came out of the engine less what the engine took
 transformers  generate with num_return_sequences = k, in batches of 8 questions
 """
 
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from figures import keep, spread, table
 
@@ -102,17 +104,23 @@ def engine_arguments(settings: Any) -> dict[str, Any]:
     import vllm.v1.engine.async_llm as async_llm
 
     taken: dict[str, Any] = {}
-    async_llm.AsyncLLM.from_engine_args = lambda arguments: taken.update(arguments=arguments)
+    async_llm.AsyncLLM.from_engine_args = lambda arguments, usage_context: taken.update(
+        arguments=arguments, context=usage_context
+    )
     engine.Engine(settings)
-    return {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS}
+    most = taken["arguments"].create_engine_config(taken["context"]).scheduler_config.max_num_seqs
+    return {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS} | {"max_num_seqs": most}
 
 
 def bare(model: Path, data: Path, number: int, copies: int = 1) -> tuple[int, float]:
+    arguments = engine_arguments(settings_of(model))
+    import torch
     import vllm
 
     from aft_ray.sampling.engine import COMPACT
 
-    llm = vllm.LLM(**engine_arguments(settings_of(model)))
+    llm = vllm.LLM(**arguments)
+    assert torch.get_num_threads() == 1, "ours has one thread"
     parameters = [
         vllm.SamplingParams(
             n=K // copies, temperature=1.0, max_tokens=NEW_TOKENS, logprobs=0, ignore_eos=True, seed=10**6 * i, **COMPACT
@@ -136,14 +144,13 @@ def k_rows(model: Path, data: Path, number: int) -> tuple[int, float]:
 
 
 def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
-    """The engine stands, at the latest, when the earliest of all requests was asked: the end of each less what it took."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     from aft_ray.cluster import connect
 
     arguments = {name: value for name, value in engine_arguments(settings_of(model)).items() if name != "model"}
-    parameters = {"n": 1, "temperature": 1.0, "max_tokens": NEW_TOKENS, "ignore_eos": True, "detokenize": False}
+    parameters = {"n": 1, "temperature": 1.0, "max_tokens": NEW_TOKENS, "ignore_eos": True, "detokenize": False, "logprobs": 0}
     config = vLLMEngineProcessorConfig(
         model_source=str(model),
         engine_kwargs=arguments,
@@ -170,7 +177,9 @@ def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
         rows = [
             {"ids": list(ids), "seed": seed} for seed, ids in enumerate(i for i in prompts(model, data, number) for _ in range(K))
         ]
-        processor(ray.data.from_items(rows)).write_parquet(f"{name}/chains")
+        pq.write_table(pa.Table.from_pylist(rows), f"{name}/rows.parquet")
+        asked = ray.data.read_parquet(f"{name}/rows.parquet").repartition(target_num_rows_per_block=16 * K)
+        processor(asked).write_parquet(f"{name}/chains")
         ended = time.time()
         found = pq.read_table(f"{name}/chains").to_pylist()
         ray.shutdown()
@@ -198,6 +207,7 @@ WAYS = {"ours": ours, "vllm": bare, "vllm, k rows": k_rows, "ray.data.llm": by_r
 
 
 def measure(way: str, model: Path, data: Path, number: int) -> float:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes, as an actor of ours has it
     tokens, seconds = WAYS[way](model, data, number)
     assert tokens == number * K * NEW_TOKENS, f"{way} gave {tokens} tokens"
     return tokens / seconds

@@ -6,7 +6,8 @@ The stream is the one of a run (Parquet -> actor -> labels -> Parquet) and so ar
 engine that answers a request with k fixed chains after a fixed time, for a fixed number of requests at once.
 
 overhead  the engine answers at once: seconds of wall time a question, on this many CPUs, and what the driver's resident memory
-          grew by from 1,000 questions on, with counting the records as a run does
+          grew by over what it was after a first stream of 1,000, with counting the records as a run does; the questions
+          themselves, which a run's driver holds, are not there
 waiting   the engine takes `latency` for each of `slots` requests at once: the share of slot-seconds that stood empty between the
           first question and the last answer, the last wave included
 """
@@ -77,11 +78,12 @@ def write_questions(folder: Path, number: int) -> None:
             writer.write_table(to_table(Question, rows))
 
 
-def stream(number: int, slots: int, latency: float) -> dict[str, float]:
-    """One stream of so many questions; of the driver, its growth in MB while it runs."""
+def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, float]:
+    """One stream of so many questions; of the driver, by how many MB it then stood above `base` bytes at most."""
     from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
     from aft_ray.labelling import count_labels
     from aft_ray.progress import Counter
+    from aft_ray.run import each_once
     from aft_ray.sampling import stream
     from aft_ray.sampling.engine import EngineSettings
     from aft_ray.tasks import TASKS
@@ -107,25 +109,34 @@ def stream(number: int, slots: int, latency: float) -> dict[str, float]:
                 self.engine = SleepingEngine(slots, latency, told)  # type: ignore[assignment]
 
         usual, stream.SamplingActor = stream.SamplingActor, SleepingActor  # type: ignore[misc]
-        with Growth() as growth:
+        before = memory()
+        ids = [f"{i:08}" for i in range(number)]  # a run's driver holds its questions, so these are not counted
+        with Most() as most:
             started = time.time()
             stream.sample_candidates(folder / "questions", folder / "groups", settings, Counter.remote())  # type: ignore[attr-defined]
             seconds = time.time() - started
-            counts = count_labels(iter_parquet(folder / "groups", CandidateGroup))
+            records = each_once(ids, iter_parquet(folder / "groups", CandidateGroup), lambda group: group.question.question_id)
+            counts = count_labels(records)
+            of_ids = most.before - before
         stream.SamplingActor = usual  # type: ignore[misc]
         assert (counts["groups"], counts["candidates"]) == (number, number * K), counts
         first, last, busy = map(float, told.read_text().split())
         files = len(list((folder / "groups").glob("*.parquet")))
     waiting = 1 - busy / (slots * (last - first)) if latency else 0.0
-    return {"seconds": seconds, "driver_grew_mb": growth.mb, "waiting": waiting, "files": files}
+    return {"seconds": seconds, "driver_grew_mb": (most.memory - of_ids - base) / 1e6, "waiting": waiting, "files": files}
 
 
-class Growth:
-    """Of this process's resident memory, the most while the block runs, in MB."""
+def memory() -> int:
+    """Resident, of this process, in bytes."""
+    return int(psutil.Process().memory_info().rss)
 
-    def __enter__(self) -> "Growth":
-        self.process, self.ended = psutil.Process(), threading.Event()
-        self.before = self.highest = self.process.memory_info().rss
+
+class Most:
+    """The most memory while the block runs."""
+
+    def __enter__(self) -> "Most":
+        self.ended = threading.Event()
+        self.before = self.memory = memory()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
         return self
@@ -133,11 +144,10 @@ class Growth:
     def __exit__(self, *given: Any) -> None:
         self.ended.set()
         self.thread.join()
-        self.mb = (self.highest - self.before) / 1e6
 
     def _watch(self) -> None:
         while not self.ended.wait(0.05):
-            self.highest = max(self.highest, self.process.memory_info().rss)
+            self.memory = max(self.memory, memory())
 
 
 def main() -> None:
@@ -154,13 +164,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         connect(Path(folder))
         stream(WARM_UP, 10**6, 0.0)
+        base = memory()
         for number in map(int, given.questions.split(",")):
-            found = stream(number, 10**6, 0.0)
+            found = stream(number, 10**6, 0.0, base)
             print(number, found, flush=True)
             each = f"{1000 * found['seconds'] / number:.2f}"
             lines.append([f"{number:,}", "0", each, f"{found['driver_grew_mb']:.0f}", "", f"{found['files']:,.0f}"])
             figures.append({"questions": number, "latency": 0.0} | found)
-        found = stream(WAITING_QUESTIONS, given.slots, given.latency)
+        found = stream(WAITING_QUESTIONS, given.slots, given.latency, base)
         waiting = f"{100 * found['waiting']:.1f} %"
         lines.append([f"{WAITING_QUESTIONS:,}", f"{given.latency:g}, {given.slots} at once", "", "", waiting, ""])
         figures.append({"questions": WAITING_QUESTIONS, "latency": given.latency, "slots": given.slots} | found)

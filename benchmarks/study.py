@@ -42,7 +42,7 @@ K, LARGEST_K, KS = 6, 32, (2, 16, 32)
 RATES = (5e-5, 2e-4, 8e-4)
 WIDENED = 2
 BETAS = (0.05, 0.2, 0.5, 1.0)
-NOISE = (0.15, 0.3)
+NOISE = (0.3, 0.15)
 AFT = ("unconstrained", "dc", "bc")
 RANKING = tuple(f"{name}_ranking" for name in AFT)
 OTHERS = tuple(name for name in LOSSES if name not in (*AFT, *RANKING, "rft"))
@@ -104,14 +104,14 @@ def arms(rates: dict[str, float]) -> Iterator[Arm]:
         yield from of("boundary", "bc", FEWER_SEEDS, beta="auto", rule=rule)
     for loss in AFT:
         yield from of("reference_only", loss, FEWER_SEEDS, covers="reference")
-    for loss in ("rft", "unconstrained", "dc", "bc", "dpo", "simpo"):
-        for noise in NOISE:
-            yield from of("noise", loss, (0, 1), noise=noise)
     for loss in ORDERED:
         yield from of("ranking", loss, FEWER_SEEDS, candidates="graded", covers="reference")
     for loss in ("rft", "bc"):
         for k in KS:
             yield from of("k", loss, (0, 1), k=k)
+    for noise in NOISE:  # the larger share first: it says most
+        for loss in ("rft", "unconstrained", "dc", "bc", "dpo", "simpo"):
+            yield from of("noise", loss, (0, 1), noise=noise)
 
 
 # What all models of a seed share: the VFT model, its samples, their reference log-likelihoods.

@@ -117,7 +117,7 @@ def reference_only_table(results: Results) -> str:
 
 
 def page(results: Results) -> str:
-    noise, ks = (0.0, *NOISE), sorted((*KS, K))
+    noise, ks = (0.0, *sorted(NOISE)), sorted((*KS, K))
     ordered = dict.fromkeys(row["loss"] for row in results.rows if row["part"] == "ranking")
     ranking: list[list[Any]] = []
     for loss in ordered:

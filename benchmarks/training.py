@@ -4,9 +4,10 @@ Run as:  .venv/bin/python benchmarks/training.py MODEL GSM8K/train.jsonl [--roun
 
 MODEL is a Hugging Face directory (the figures: SmolLM2-135M, fp32). A group is a question with k chains: its reference and those
 of other questions, half positive, half negative; what is measured depends on lengths alone. A step is one optimizer step over
-some questions; every way in turn, each in a process of its own, which warms up by a step. Ratios are within a round.
+some questions; every way in turn, in a process of its own with 2 threads, which warms up by a step. Ratios are within a round.
 
-ours    shared prompts, log-likelihood head, BC, in passes of at most 1,024 tokens
+ours    a run's own step: shared prompts, log-likelihood head, BC, DeepSpeed; in passes of at most 2,048 tokens, for k = 8 and 64,
+        whose memory is compared, of 1,024
 padded  every chain a row behind its prompt, padded to the longest, whole logits, k rows at once: what RRHF's code does
 dpo     TRL's DPOTrainer: k / 2 pairs a question, no chain twice, reference log-likelihoods beforehand (not timed)
 vft     ours on questions with their references
@@ -25,7 +26,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from figures import keep, spread, table
 
 QUESTIONS = {6: 4, 16: 2, 64: 1, 8: 2, 1: 16}
 """A step's, by k."""
-STEPS, THREADS, BUDGET, BETA = 2, 2, 1024, 0.2
+STEPS, THREADS, BETA = 2, 2, 0.2
+BUDGETS = {6: 2048, 16: 2048, 64: 1024, 8: 1024, 1: 2048}
 
 
 def load(path: Path) -> Any:
@@ -69,28 +71,32 @@ def tokenized(path: Path, batch: list[dict[str, Any]]) -> list[tuple[tuple[int, 
 
 
 def ours(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
-    from aft_ray.losses import bound_loss
+    """The engine and the step of a run, in this process."""
+    from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
     from aft_ray.training.batches import Chain, Example
-    from aft_ray.training.division import share_out
-    from aft_ray.training.passes import run_passes
-    from aft_ray.training.scores import GlobalLoss, Scorer
+    from aft_ray.training.engine import prepare_environment, start_engine
+    from aft_ray.training.job import TrainingJob
+    from aft_ray.training.layout import choose_layout
+    from aft_ray.training.worker import global_loss, train_step
 
-    scorer = Scorer(load(path))
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-6)
     vft = len(steps[0][0]["chains"]) == 1
-    loss = GlobalLoss(None if vft else bound_loss("bc", BETA, {}), 1.0, 1.0, vft_covers_positives=False)
-
-    def step(batch: list[dict[str, Any]]) -> None:
-        examples = [
+    settings = {"learning_rate": 1e-6, "tokens_per_micro_batch": BUDGETS[len(steps[0][0]["chains"])]}
+    training = TrainingConfig(**settings) if vft else AlignmentConfig(loss="bc", beta=BETA, **settings)
+    resources = ResourcesConfig(training_workers=0, zero_stage=0, cpus_per_training_worker=THREADS)
+    model = ModelConfig(path=path, precision="fp32")
+    job = TrainingJob(model, training, resources, 0, {}, path, path, None)
+    prepare_environment(resources)
+    engine, loss = start_engine(job, len(steps)), global_loss(training)
+    batches = [
+        [
             Example(str(number), prompt, tuple(Chain(c, role_of(i, len(chains))) for i, c in enumerate(chains)))
             for number, (prompt, chains) in enumerate(tokenized(path, batch))
         ]
-        (share,) = share_out(examples, 1, BUDGET)
-        run_passes(scorer, lambda value, last: value.backward(), loss, share, examples, "rows")
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return timed(step, steps)
+        for batch in steps
+    ]
+    layout = choose_layout(engine, batches[0][0], training.max_tokens)
+    assert layout == "rows"
+    return timed(lambda batch: train_step(engine, loss, batch, job, layout), batches)
 
 
 def role_of(index: int, k: int) -> Any:
@@ -101,10 +107,10 @@ def padded(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
     from torch.nn.utils.rnn import pad_sequence
 
     model = load(path)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
-    def step(batch: list[dict[str, Any]]) -> None:
-        for prompt, chains in tokenized(path, batch):
+    def step(batch: list[Any]) -> None:
+        for prompt, chains in batch:
             ids = pad_sequence([torch.tensor([*prompt, *chain]) for chain in chains], batch_first=True)
             lengths = torch.tensor([len(prompt) + len(chain) for chain in chains])
             place = torch.arange(ids.shape[1])
@@ -121,7 +127,7 @@ def padded(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return timed(step, steps)
+    return timed(step, [tokenized(path, batch) for batch in steps])
 
 
 def dpo(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
@@ -174,6 +180,7 @@ def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, *
             report_to=[],
             save_strategy="no",
             logging_steps=1000,
+            train_sampling_strategy="sequential",
             disable_tqdm=True,
             **more,
         )
@@ -183,7 +190,7 @@ def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, *
     return clock.seconds[1:]
 
 
-def timed(step: Callable[[list[dict[str, Any]]], None], steps: list[list[dict[str, Any]]]) -> list[float]:
+def timed(step: Callable[[Any], Any], steps: Sequence[Any]) -> list[float]:
     seconds = []
     for batch in steps:
         started = time.perf_counter()
