@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +276,9 @@ def measure_model(model: Path, seed_folder: Path, arm: Arm) -> dict[str, Any]:
 
 
 def finished() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    """The last row of each model: one trained anew, on other samples, stands behind the one of before."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return list({tuple(row[field.name] for field in fields(Arm)): row for row in rows}.values())
 
 
 def is_done(arm: Arm, folder: Path, rows: list[dict[str, Any]]) -> bool:

@@ -147,7 +147,7 @@ def draw(name: str, paint: Callable[[Any], None], width: float = 7.0) -> str:
 
 def curve(axes: Any, xs: Sequence[float], values: Sequence[Sequence[float]], label: str, colour: str) -> None:
     found = [over_seeds([100 * value for value in of_x]) for of_x in values]
-    errors = [(f.interval[1] - f.mean) if f.interval and len(v) > 2 else f.deviation for f, v in zip(found, values, strict=True)]
+    errors = [f.deviation for f in found]
     axes.errorbar(xs, [f.mean for f in found], yerr=errors, label=label, color=colour, marker="o", capsize=3)
 
 
@@ -173,7 +173,7 @@ def paint_over(results: Results, part: str, key: str, label: str, axes: Any) -> 
         points = [(value, rows) for value, rows in points if rows]
         curve(axes, [value for value, _ in points], [[r["accuracy"] for r in rows] for _, rows in points], name, colour)
     axes.set_xlabel(label)
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel("accuracy, % (bars: standard deviation over seeds)", fontsize="small")
     axes.legend()
 
 
@@ -190,7 +190,7 @@ def paint_betas(results: Results, axes: Any) -> None:
     axes.minorticks_off()
     axes.set_xticks(betas, [f"{beta:g}" for beta in betas])
     axes.set_xlabel("beta, nats per token")
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel("accuracy, % (bars: standard deviation over seeds)", fontsize="small")
     axes.legend()
 
 
