@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aft_ray.config import ResourcesConfig
+from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.scores import Scorer
 
@@ -59,14 +60,17 @@ def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
 
 
 def load_model(job: TrainingJob) -> PreTrainedModel:
-    """With FlexAttention on a GPU, where the model has it; else with what transformers takes for it."""
+    """With FlexAttention on a GPU, where the model has it; else with our attention over rows, where it can be given one."""
     settings = {"dtype": DTYPES[job.model.precision], "use_safetensors": True}
     if job.resources.gpus_per_training_worker:
         try:
             return AutoModelForCausalLM.from_pretrained(job.model.path, attn_implementation="flex_attention", **settings)
         except ValueError as error:  # raised before a weight is read
             logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
-    return AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
+    model = AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
+    if model.is_backend_compatible():
+        model.set_attn_implementation(SHARED_PROMPT)
+    return model
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Example, Layout, make_batch
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -28,15 +29,25 @@ def choose_layout(engine: Any, example: Example, max_tokens: int) -> Layout:
     probe = [Example(example.question_id, example.prompt_ids, example.chains[:3])]
     if len(probe[0].chains) == 1:
         probe = [Example(example.question_id, example.prompt_ids, example.chains * 2)]
+    tolerance = TOLERANCE[next(engine.module.parameters()).dtype]
+    difference = difference_of(engine, probe, shared)
+    if not difference <= tolerance and config._attn_implementation == SHARED_PROMPT:
+        model.set_attn_implementation("sdpa")  # with a dense mask, which more models follow
+        difference = difference_of(engine, probe, shared)
+    return shared if difference <= tolerance else _plain(f"with a shared prompt its scores differ by {difference:.2g} nats")
+
+
+def difference_of(engine: Any, probe: list[Example], shared: Layout) -> float:
+    """Of the scores with a shared prompt from those of the model's own; over all ranks."""
     with torch.no_grad():
-        together, alone = (engine(make_batch(probe, layout).to(engine.device)) for layout in (shared, "plain"))
-    difference = (together - alone).abs().max()
+        alone = engine(make_batch(probe, "plain").to(engine.device))
+        try:
+            difference = (engine(make_batch(probe, shared).to(engine.device)) - alone).abs().max()
+        except TypeError:  # its forward does not hand on what attention is to know
+            difference = alone.new_tensor(torch.inf)
     if torch.distributed.get_world_size() > 1:
         torch.distributed.all_reduce(difference, torch.distributed.ReduceOp.MAX)
-    dtype = next(engine.module.parameters()).dtype
-    if not difference <= TOLERANCE[dtype]:
-        return _plain(f"with a shared prompt its scores differ by {difference:.2g} nats")
-    return shared
+    return float(difference)
 
 
 def shortest_window(config: PretrainedConfig) -> int | None:

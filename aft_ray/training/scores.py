@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel
 
 from aft_ray.losses import Loss
 from aft_ray.losses.groups import ScoredGroups, difference, mean_over
+from aft_ray.training.attention import attention_arguments
 from aft_ray.training.batches import Batch, Example, Role
 from aft_ray.training.head import LogLikelihoodHead
 
@@ -41,43 +41,14 @@ class Scorer(nn.Module):
             logits_RLV = self.model(input_ids=batch.input_ids_RL, attention_mask=batch.padding_mask_RL, use_cache=False).logits
             logits_TV = logits_RLV.flatten(0, 1)[batch.predictor_T].float()
             return logits_TV.gather(1, batch.target_ids_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
-        mask = attention_mask(batch)
+        attention = attention_arguments(batch, self.model.config._attn_implementation)
         hidden_RLH = self.model.base_model(
             input_ids=batch.input_ids_RL,
-            position_ids=None if mask is None else batch.position_ids_RL,
-            attention_mask=mask,
+            position_ids=None if attention["attention_mask"] is None else batch.position_ids_RL,
             use_cache=False,
+            **attention,
         ).last_hidden_state
         return self.head(hidden_RLH.flatten(0, 1)[batch.predictor_T], batch.target_ids_T)
-
-
-def attention_mask(batch: Batch) -> Any:
-    """What each token may see: back, of its own question the prompt and its own chain. Padding sees padding.
-
-    bool [R, 1, L, L], for a pack a BlockMask; None where causal attention does, in rows of one chain with the padding behind.
-    """
-    question_RL, segment_RL = batch.question_RL, batch.segment_RL
-    rows, width = question_RL.shape
-    if batch.layout == "rows" and len(batch.chain_lengths_C) == rows:
-        return None
-
-    def sees(row: Any, head: Any, query: Any, key: Any) -> Any:
-        of_key = segment_RL[row, key]
-        same_question = question_RL[row, query] == question_RL[row, key]
-        return same_question & ((of_key == 0) | (of_key == segment_RL[row, query])) & (query >= key)
-
-    if batch.layout == "pack":
-        return _block_mask(sees, B=rows, H=None, Q_LEN=width, KV_LEN=width, device=question_RL.device)
-    place = torch.arange(width, device=question_RL.device)
-    row = torch.arange(rows, device=question_RL.device)
-    return sees(row[:, None, None], None, place[:, None], place)[:, None]
-
-
-def _block_mask(*given: Any, **more: Any) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    # Uncompiled it would make the whole square.
-    return torch.compile(create_block_mask)(*given, **more)
 
 
 class GlobalLoss:

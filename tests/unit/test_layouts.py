@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from aft_ray.losses import bound_loss
-from aft_ray.training import scores
+from aft_ray.training import attention
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.division import share_out
 from aft_ray.training.layout import choose_layout, shortest_window
@@ -36,9 +36,12 @@ FAMILIES = {
 ROTARY = ("llama", "qwen", "gpt_neox")
 
 
-@pytest.fixture(scope="module", params=ROTARY)
+@pytest.fixture(scope="module", params=[(family, how) for family in ROTARY for how in ("sdpa", attention.SHARED_PROMPT)])
 def rotary(request):
-    return made(request.param)
+    family, how = request.param
+    model = made(family)
+    model.set_attn_implementation(how)
+    return model
 
 
 def made(family):
@@ -84,13 +87,10 @@ def test_a_question_over_the_budget_is_split_and_never_whole(rotary):
 @given(batch=st.lists(questions, min_size=1, max_size=4))
 def test_the_block_mask_of_a_pack_lets_each_chain_see_its_prompt_and_itself(batch):
     """FlexAttention's own reading of our rule, made dense, against a loop over tokens."""
-    made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "_block_mask", lambda sees, **more: made.update(more, rule=sees))
-        packed = make_batch(batch, "pack")
-        scores.attention_mask(packed)
-    assert made["KV_LEN"] % 128 == 0
-    dense = create_mask(made["rule"], made["B"], None, made["Q_LEN"], made["KV_LEN"], device="cpu")[0, 0]
+        patch.setattr(attention, "_block_mask", create_mask)
+        dense = attention.attention_arguments(make_batch(batch, "pack"), "flex_attention")["attention_mask"][0, 0]
+    assert len(dense) % 128 == 0
     owner = []
     for number, example in enumerate(batch):
         owner += [(number, None)] * len(example.prompt_ids)
@@ -106,9 +106,7 @@ def test_the_block_mask_of_a_pack_lets_each_chain_see_its_prompt_and_itself(batc
 def test_a_pack_gives_the_scores_of_rows(rotary, batch):
     """With the rule made dense, which any attention takes: FlexAttention itself runs on a GPU only."""
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(
-            scores, "_block_mask", lambda sees, B, H, Q_LEN, KV_LEN, device: create_mask(sees, B, H, Q_LEN, KV_LEN, device)
-        )
+        patch.setattr(attention, "_block_mask", create_mask)
         packed = Scorer(rotary)(make_batch(batch, "pack"))
         torch.testing.assert_close(packed, Scorer(rotary)(make_batch(batch)), atol=1e-5, rtol=1e-5)
 
@@ -150,6 +148,22 @@ def test_prompts_are_shared_where_that_gives_the_models_own_scores(family, layou
     assert choose_layout(Engine(model), EXAMPLE, 100) == layout
     assert (because or "") in caplog.text
     assert bool(caplog.text) == (because is not None)
+
+
+def test_a_model_whose_forward_hands_nothing_on_to_attention_gets_a_dense_mask(monkeypatch, caplog):
+    model = made("llama")
+    model.set_attn_implementation(attention.SHARED_PROMPT)
+    forward = model.model.forward
+
+    def narrow(position_ids=None, **more):
+        if "segments" in more:
+            raise TypeError("unexpected keyword argument")
+        return forward(position_ids=position_ids, **more)
+
+    monkeypatch.setattr(model.model, "forward", narrow)
+    assert choose_layout(Engine(model), EXAMPLE, 100) == "rows"
+    assert model.config._attn_implementation == "sdpa"
+    assert not caplog.text
 
 
 def test_a_window_that_no_chain_outgrows_is_none():
