@@ -38,7 +38,7 @@ class Segments:
 
 def attention_arguments(batch: Batch, implementation: str) -> dict[str, Any]:
     """What a model's forward needs beside tokens and positions, for its attention to be that of the batch."""
-    if batch.layout == "rows" and len(batch.chain_lengths_C) == len(batch.question_RL):
+    if batch.layout == "rows" and len(batch.chain_lengths_C) in (0, len(batch.question_RL)):
         return {"attention_mask": None}  # rows of one chain, the padding behind: causal attention does it
     if batch.layout == "pack":
         rows, width = batch.question_RL.shape

@@ -172,3 +172,12 @@ def test_a_window_that_no_chain_outgrows_is_none():
     assert shortest_window(FAMILIES["gemma2"]) == 4096
     assert shortest_window(FAMILIES["qwen"]) is None
     assert shortest_window(FAMILIES["llama"]) is None
+
+
+def test_an_idle_pass_reaches_every_parameter_and_adds_nothing(rotary):
+    rotary.zero_grad()
+    Scorer(rotary)(make_batch([])).sum().backward()
+    used = [
+        parameter for name, parameter in rotary.named_parameters() if "embed" not in name or rotary.config.tie_word_embeddings
+    ]
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in used)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from aft_ray.losses import bound_loss
+from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.division import cost, global_batches, share_out
 from aft_ray.training.examples import alignment_examples, within
@@ -63,7 +64,7 @@ def test_packed_scores_are_those_of_each_chain_alone(model, batch):
 
 
 def test_scores_of_the_shipped_model_are_those_of_transformers(tiny_llama):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation=SHARED_PROMPT)
     batch = [Example("q", (5, 6, 7, 8), (Chain((9, 10, 11), "positive"), Chain((12, 13), "negative")))]
     with torch.no_grad():
         packed = Scorer(model)(make_batch(batch))
