@@ -28,6 +28,7 @@ from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.losses import bound_loss, loss_function, needs_reference
 from aft_ray.progress import StageProgress
+from aft_ray.sampling.commits import committed
 from aft_ray.sampling.engine import EngineSettings, longest_request
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
@@ -273,7 +274,8 @@ class Run:
 
     def make_references(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
-        records, scores = self.folder / in_round("sample", number) / "groups", empty_folder(out / "scores")
+        shutil.rmtree(out / "scores", ignore_errors=True)  # of other ranks, perhaps
+        records, scores = self.folder / in_round("sample", number) / "groups", folder(out / "scores")
         with StageProgress(self.console, in_round("reference", number), 0, "passes") as counter:
             score_references(self.training_job(self.config.alignment, self.start_of(number), records, scores, counter))
         shutil.rmtree(scores / "checkpoints", ignore_errors=True)
@@ -305,8 +307,9 @@ class Run:
     def make_candidates(self, number: int, out: Path) -> dict[str, int]:
         """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
         connect(self.folder)
-        groups, settings = empty_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
+        groups, settings = folder(out / "groups"), self.engine_settings(self.sampler(number), number)
         with StageProgress(self.console, in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
+            counter.add.remote(len(committed(groups)))
             given = self.label_given(number, out, settings, counter)
             sample_candidates(self.folder / "questions", groups, settings, counter, given, train_only=number > 1)
         return self.count_candidates(number, groups)
@@ -322,7 +325,7 @@ class Run:
     def relabel(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
         stage, settings = in_round("sample", number), self.engine_settings(self.sampler(number), number)
-        groups = empty_folder(out / "groups")
+        groups = folder(out / "groups")
         with StageProgress(self.console, stage, len(self.asked_in(number)), "questions labelled") as counter:
             # Those from the file anew: a function of the user's may have taken the place of the rewards that they came with.
             given = self.label_given(number, out, settings, counter)
@@ -339,15 +342,16 @@ class Run:
     def make_sampler_evaluation(self, out: Path) -> dict[str, int]:
         groups = iter_parquet(self.folder / "sample" / "groups", CandidateGroup)
         records = [evaluation_of_sampler(group) for group in groups if group.question.split != "train"]
-        evaluations = empty_folder(out / "evaluations")
+        evaluations = folder(out / "evaluations")
         write_parquet(evaluations / "evaluations.parquet", Evaluation, records)
         return self.count_verdicts(evaluations)
 
     def make_evaluation(self, number: int, out: Path) -> dict[str, int]:
         connect(self.folder)
-        evaluations, settings = empty_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
+        evaluations, settings = folder(out / "evaluations"), self.engine_settings(in_round("align", number))
         held_out = sum(question.split != "train" for question in self.questions)
         with StageProgress(self.console, in_round("evaluate-aft", number), held_out, "questions") as counter:
+            counter.add.remote(len(committed(evaluations)))
             sampled = self.config.evaluation.samples
             evaluate_model(self.folder / "sample" / "groups", evaluations, settings, counter, sampled)
         return self.count_verdicts(evaluations)
@@ -425,8 +429,7 @@ def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R]
         raise RuntimeError(f"{len(missing)} questions are missing and {extra} came twice or unasked")
 
 
-def empty_folder(folder: Path) -> Path:
-    """What an interrupted stream left is sampled again: its rows would otherwise stand twice."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+def folder(path: Path) -> Path:
+    """Where it is already, an interrupted stream has left it, and goes on there."""
+    path.mkdir(exist_ok=True)
+    return path

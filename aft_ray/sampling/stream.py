@@ -14,6 +14,7 @@ import ray.data
 from ray.actor import ActorHandle
 
 from aft_ray.labelling import check_candidate, label_group
+from aft_ray.sampling.commits import committed, without
 from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
 from schemas import Candidate, CandidateGroup, Evaluation, Question, count_rows, from_table, to_table
 
@@ -132,41 +133,31 @@ def sample_candidates(
 ) -> None:
     """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`.
 
-    `given` are the ids of questions that have their candidates already.
+    Questions that are in `out` already are left alone, and those in `given`, which get their candidates otherwise.
     """
+    done = pa.concat_arrays([committed(out), pa.array(sorted(given), pa.string())])
 
     def wanted(table: pa.Table) -> pa.Table:
-        table = table.filter(pc.invert(pc.is_in(table["question_id"], pa.array(sorted(given), pa.string()))))
+        table = without(table, done)
         return table.filter(pc.equal(table["split"], "train")) if train_only else table
 
-    rows = ray.data.read_parquet(str(questions))
-    size = rows_per_block(count_rows(questions), settings)
-    if given or train_only:
-        rows = rows.map_batches(wanted, batch_format="pyarrow", batch_size=None)
-    _label_into(_through_pool(rows.repartition(target_num_rows_per_block=size), SamplingActor, settings), out, settings, counter)
+    _label_into(_through_pool(_rows(questions, wanted, settings), SamplingActor, settings), out, settings, counter)
 
 
 def label_candidates(
     groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], but: frozenset[str] = frozenset()
 ) -> None:
-    """Label, or label anew, the CandidateGroups of Parquet files, but those of some question ids; that needs no engine."""
-
-    def wanted(table: pa.Table) -> pa.Table:
-        return table.filter(
-            pc.invert(pc.is_in(pc.struct_field(table["question"], "question_id"), pa.array(sorted(but), pa.string())))
-        )
-
-    rows = ray.data.read_parquet(str(groups))
-    size = rows_per_block(count_rows(groups), settings)
-    if but:
-        rows = rows.map_batches(wanted, batch_format="pyarrow", batch_size=None)
-    _label_into(rows.repartition(target_num_rows_per_block=size), out, settings, counter)
+    """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions."""
+    done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
+    _label_into(_rows(groups, lambda table: without(table, done), settings), out, settings, counter)
 
 
-def rows_per_block(rows: int, settings: EngineSettings) -> int:
-    """As many as leave every actor enough blocks."""
+def _rows(records: Path, wanted: Callable[[pa.Table], pa.Table], settings: EngineSettings) -> ray.data.Dataset:
+    """Those that are wanted, in blocks; as many rows in each as leave every actor enough blocks."""
     smallest, largest = ROWS_PER_BLOCK
-    return max(smallest, min(largest, rows // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
+    size = max(smallest, min(largest, count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
+    rows = ray.data.read_parquet(str(records)).map_batches(wanted, batch_format="pyarrow", batch_size=None)
+    return rows.repartition(target_num_rows_per_block=size)
 
 
 def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
@@ -182,19 +173,18 @@ def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, c
 
 
 def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
-    """Evaluate a model on the held-out questions of labelled groups; Evaluations as Parquet files in `out`."""
+    """Evaluate a model on the held-out questions of labelled groups that are not in `out` already; Evaluations there."""
+    done = committed(out)
 
     def held_out(table: pa.Table) -> pa.Table:
+        table = without(table, done)
         return table.filter(pc.not_equal(pc.struct_field(table["question"], "split"), "train"))
 
     def count(table: pa.Table) -> pa.Table:
         counter.add.remote(len(table))
         return table
 
-    rows = ray.data.read_parquet(str(groups))
-    size = rows_per_block(count_rows(groups), settings)
-    rows = rows.map_batches(held_out, batch_format="pyarrow", batch_size=None).repartition(target_num_rows_per_block=size)
-    stream = _through_pool(rows, EvaluationActor, settings, sampled=sampled)
+    stream = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, sampled=sampled)
     stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
     stream.write_parquet(str(out))
 

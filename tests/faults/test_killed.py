@@ -75,7 +75,7 @@ def test_a_killed_training_worker_changes_nothing(tiny_llama, tmp_path):
         assert torch.equal(one, other), name
 
 
-def test_a_killed_sampling_actor_loses_and_doubles_nothing(tiny_llama, tmp_path):
+def test_a_killed_sampling_actor_and_an_interrupted_stream_lose_and_double_nothing(tiny_llama, tmp_path):
     questions = tokenized(generate("train", 96, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
     (tmp_path / "questions").mkdir()
     write_parquet(tmp_path / "questions" / "questions.parquet", Question, questions)
@@ -95,3 +95,14 @@ def test_a_killed_sampling_actor_loses_and_doubles_nothing(tiny_llama, tmp_path)
     groups = read_parquet(out, CandidateGroup)
     assert sorted(g.question.question_id for g in groups) == sorted(q.question_id for q in questions)
     assert {len(group.candidates) for group in groups} == {4}
+
+    # As a driver leaves it that is killed: some blocks are missing, one is half written. The rest is not made again.
+    first, second, *kept = sorted(out.glob("*.parquet"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-100])
+    before = {file: file.read_bytes() for file in kept}
+    sample_candidates(tmp_path / "questions", out, settings, Counter.remote())
+    assert {file: file.read_bytes() for file in kept} == before
+    again = {group.question.question_id: group for group in read_parquet(out, CandidateGroup)}
+    assert again.keys() == {question.question_id for question in questions}
+    assert len(read_parquet(out, CandidateGroup)) == len(questions)

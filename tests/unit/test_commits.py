@@ -1,0 +1,57 @@
+"""What an interrupted stream left, and what is made of it."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aft_ray.sampling.commits import committed, without
+from schemas import CandidateGroup, Evaluation, Question, read_parquet, to_table, write_parquet
+
+
+def question(name: str) -> Question:
+    return Question(question_id=name, task="t", split="train", text="?", gold="1", reference=None)
+
+
+def group(name: str, model: str = "m") -> CandidateGroup:
+    return CandidateGroup(question=question(name), candidates=(), model=model, seed=0, temperature=1, top_p=1, max_new_tokens=1)
+
+
+def evaluation(name: str) -> Evaluation:
+    return Evaluation(question_id=name, task="t", model="m", greedy=None, positive_scores=(), negative_scores=())
+
+
+@pytest.mark.parametrize(("record", "made"), [(CandidateGroup, group), (Evaluation, evaluation), (Question, question)])
+def test_whole_files_count_and_the_rest_is_left_to_do(record, made, tmp_path):
+    write_parquet(tmp_path / "1.parquet", record, [made("a"), made("b")])
+    write_parquet(tmp_path / "2.parquet", record, [made("c")])
+    done = committed(tmp_path)
+    assert done.to_pylist() == ["a", "b", "c"]
+    left = without(to_table(record, [made(name) for name in "abcde"]), done)
+    assert left.schema == to_table(record, []).schema
+    assert left.num_rows == 2
+
+
+def test_nothing_is_committed_where_nothing_is(tmp_path):
+    assert committed(tmp_path) == committed(tmp_path / "not there") == pa.array([], pa.string())
+
+
+@pytest.mark.parametrize("kept", [0, 4, 0.5, -8])
+def test_a_file_that_was_being_written_is_removed(kept, tmp_path):
+    write_parquet(tmp_path / "1.parquet", CandidateGroup, [group("a")])
+    write_parquet(tmp_path / "2.parquet", CandidateGroup, [group("b"), group("c")])
+    whole = (tmp_path / "2.parquet").read_bytes()
+    (tmp_path / "2.parquet").write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    assert committed(tmp_path).to_pylist() == ["a"]
+    assert [file.name for file in tmp_path.iterdir()] == ["1.parquet"]
+
+
+def test_of_a_question_written_twice_the_first_row_stays(tmp_path):
+    write_parquet(tmp_path / "2.parquet", CandidateGroup, [group("a", "first"), group("b", "first")])
+    write_parquet(tmp_path / "1.parquet", CandidateGroup, [group("b", "second"), group("c", "second")])
+    assert committed(tmp_path).to_pylist() == ["a", "b", "c"]
+    assert {g.question.question_id: g.model for g in read_parquet(tmp_path, CandidateGroup)} == {
+        "a": "first",
+        "b": "first",
+        "c": "second",
+    }
+    assert pq.read_schema(tmp_path / "1.parquet").metadata[b"record"] == b"CandidateGroup"
