@@ -169,9 +169,9 @@ class AlignmentConfig(TrainingConfig):
         "bc", description=f"L_A (docs/losses.md): {', '.join(LOSSES)}, or a function of yours as module:name"
     )
     beta: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        0.2,
+        "auto",
         description="of the losses with a boundary: it lies this far below the worst positive, nats per token; auto: found from "
-        "the sampler's own scores",
+        "the sampler's own scores, with no search",
     )
     options: dict[str, float] = Field({}, description="of the loss, by name, as in {gamma: 0.5} for simpo")
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="of L_A")

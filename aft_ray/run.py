@@ -26,7 +26,7 @@ from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
-from aft_ray.losses import bound_loss, loss_function, needs_reference
+from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
 from aft_ray.progress import StageProgress
 from aft_ray.sampling.commits import committed
 from aft_ray.sampling.engine import EngineSettings, longest_request
@@ -95,6 +95,7 @@ class Run:
         if not found.train or not found.held_out:
             raise BadInputError([f"{len(found.train)} training and {len(found.held_out)} held-out questions: a run needs both"])
         self.given = read_given(config.sampling.candidates_file, found.questions, tokenizer, config.prompt.chat)
+        check_boundary(config.alignment, self.questions, self.given)
         limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
         print_report(reports, limits, found.counts, console)
         self.folder = (config.runs_dir / config.name).absolute()
@@ -407,6 +408,15 @@ def check_model(path: Path) -> None:
         faults.append(f"{path}: no *.safetensors, the only format of weights that is loaded")
     if faults:
         raise BadInputError(faults)
+
+
+def check_boundary(alignment: AlignmentConfig, questions: Sequence[Question], given: Sequence[CandidateGroup]) -> None:
+    """Raises BadInputError where the boundary is to be found from sampled chains and none will be sampled."""
+    train = {question.question_id for question in questions if question.split == "train"}
+    needed = alignment.beta == "auto" and has_boundary(loss_function(alignment.loss))
+    if needed and train <= {group.question.question_id for group in given}:
+        told = "auto finds the boundary from sampled candidates, and all of these are given: set a number, as in 0.2"
+        raise BadInputError([f"alignment.beta: {told}"])
 
 
 def check_context(config: RunConfig) -> None:

@@ -34,8 +34,10 @@ class Results:
 
 
 def share(values: Sequence[float]) -> str:
-    """Mean in percent with its interval over seeds."""
+    """Mean in percent with its interval over seeds; of two seeds, which give none worth the name, with their deviation."""
     found = over_seeds([100 * value for value in values])
+    if len(values) == 2:
+        return f"{found.mean:.1f} ± {found.deviation:.1f}"
     interval = f" [{found.interval[0]:.1f}, {found.interval[1]:.1f}]" if found.interval else ""
     return f"{found.mean:.1f}{interval}"
 

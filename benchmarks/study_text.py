@@ -198,7 +198,7 @@ As the paper writes its loss (which chains L_VFT covers in its experiments is no
 
 ## Wrong labels
 
-A share of the labels of the candidates is turned before alignment, two seeds. Accuracy in %:
+A share of the labels of the candidates is turned before alignment. Accuracy in %, two seeds, mean ± standard deviation:
 
 {part_table(results, "noise", "noise", noise, "accuracy")}
 
@@ -206,7 +206,7 @@ A share of the labels of the candidates is turned before alignment, two seeds. A
 
 ## More candidates
 
-k chains a question, two seeds. Accuracy in %:
+k chains a question. Accuracy in %, two seeds, mean ± standard deviation:
 
 {part_table(results, "k", "k", ks, "accuracy")}
 

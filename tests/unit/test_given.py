@@ -8,8 +8,9 @@ from hypothesis import given as examples
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from aft_ray.config import LabellingConfig
+from aft_ray.config import AlignmentConfig, LabellingConfig
 from aft_ray.labelling import label_group
+from aft_ray.run import check_boundary
 from aft_ray.sampling.given import read_given
 from aft_ray.tasks import TASKS, BadInputError
 from schemas import Question
@@ -109,3 +110,14 @@ def test_ranks_order_as_rewards_do(tmp_path_factory, questions, tokenizer, rewar
     for one, better in zip(rewards, labelled, strict=True):
         for other, worse in zip(rewards, labelled, strict=True):
             assert (one > other) == (better < worse)
+
+
+def test_a_boundary_to_be_found_is_refused_where_no_chain_will_be_sampled(tmp_path, questions, tokenizer):
+    train = [question for question in questions if question.split == "train"]
+    rows = [{"question": question.text, "candidates": [{"text": "1", "rank": 1}, {"text": "2", "rank": 2}]} for question in train]
+    given = read(tmp_path, questions, tokenizer, *rows)
+    check_boundary(AlignmentConfig(beta="auto"), questions, given[1:])
+    check_boundary(AlignmentConfig(beta=0.2), questions, given)
+    check_boundary(AlignmentConfig(loss="dpo", beta="auto"), questions, given)
+    with pytest.raises(BadInputError, match="set a number"):
+        check_boundary(AlignmentConfig(beta="auto"), questions, given)
