@@ -1,6 +1,7 @@
 """The words of docs/study.md: what was asked, and the answer that the numbers give, whatever it is."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aft_ray.evaluation.statistics import over_seeds
@@ -22,6 +23,7 @@ from benchmarks.study_report import (
     table,
 )
 
+READING = Path(__file__).parent / "study_reading.md"
 CONSTRAINED = {"rrhf": ("rrhf_dc", "rrhf_bc"), "pro": ("pro_dc", "pro_bc"), "unconstrained": ("dc", "bc")}
 
 
@@ -149,7 +151,10 @@ chains. In brackets: 95 % intervals over seeds (Student's t), differences paired
 **What it is not.** A model of 2 M parameters on generated questions: what holds here need not hold at 7 B on GSM8K, and the
 other way round. The paper's figures are for LLaMA models and are not compared with these.
 
-## The answers
+## What it says
+
+{READING.read_text(encoding="utf-8")}
+## The answers, from the tables
 
 {answers(results)}
 
@@ -165,6 +170,8 @@ questions.
 {draw("betas", lambda axes: paint_betas(results, axes))}
 
 {draw("training", lambda axes: paint_training(results, axes))}
+
+Each at its own rate, five seeds, smoothed over five steps.
 
 ## Does the unconstrained loss degrade the model, and how does it look?
 
