@@ -20,6 +20,7 @@ from figures import keep, spread, table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aft_ray.losses import LOSSES, bound_loss, loss_function, needs_reference
+from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.scores import GlobalLoss, Scorer
 
@@ -66,7 +67,7 @@ def seconds(work: partial[None]) -> float:
 def main() -> None:
     torch.set_num_threads(2)
     path = Path(__file__).parent.parent / "jobs" / "tiny_llama"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=SHARED_PROMPT)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     examples = groups()
     plain = [replace(e, chains=tuple(replace(c, reference=None) for c in e.chains)) for e in examples]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.scores import Scorer
 
@@ -60,7 +61,7 @@ def timed(model: PreTrainedModel, score: Callable[[PreTrainedModel, list[Example
 def main() -> None:
     torch.set_num_threads(2)
     path = Path(__file__).parent.parent / "jobs" / "tiny_llama"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=SHARED_PROMPT)
     print("prompt  chain   k   padded / packed: median [min, max]")
     for prompt, chain, k in SHAPES:
         examples = groups(prompt, chain, k)
