@@ -18,18 +18,19 @@ from typing import Any, TypeVar
 
 from ray.actor import ActorHandle
 from rich.console import Console
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from aft_ray.cluster import check_resources, connect
-from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TrainingConfig
+from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
-from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
+from aft_ray.losses import loss_function, needs_reference
+from aft_ray.preflight import check_boundary, check_context, check_loss, check_model
 from aft_ray.progress import StageProgress
 from aft_ray.sampling.commits import committed
-from aft_ray.sampling.engine import EngineSettings, longest_request
+from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
 from aft_ray.storage import (
@@ -386,46 +387,6 @@ def content_of(records: Sequence[Record]) -> str:
 
 def in_round(stage: str, number: int) -> str:
     return stage if number == 1 else f"{stage}-{number}"
-
-
-def check_loss(alignment: AlignmentConfig) -> None:
-    """Raises BadInputError where there is no such loss, or it has no such option."""
-    beta = None if alignment.beta == "auto" else alignment.beta
-    try:
-        bound_loss(alignment.loss, beta, alignment.options)
-    except ValueError as error:
-        raise BadInputError([f"alignment: {error}"]) from None
-
-
-def check_model(path: Path) -> None:
-    """Raises BadInputError where the directory holds no model that every stage can load."""
-    faults = [
-        f"{path / name}: not there, expected a Hugging Face model directory"
-        for name in ("config.json", "tokenizer.json")
-        if not (path / name).is_file()
-    ]
-    if not list(path.glob("*.safetensors")):
-        faults.append(f"{path}: no *.safetensors, the only format of weights that is loaded")
-    if faults:
-        raise BadInputError(faults)
-
-
-def check_boundary(alignment: AlignmentConfig, questions: Sequence[Question], given: Sequence[CandidateGroup]) -> None:
-    """Raises BadInputError where the boundary is to be found from sampled chains and none will be sampled."""
-    train = {question.question_id for question in questions if question.split == "train"}
-    needed = alignment.beta == "auto" and has_boundary(loss_function(alignment.loss))
-    if needed and train <= {group.question.question_id for group in given}:
-        told = "auto finds the boundary from sampled candidates, and all of these are given: set a number, as in 0.2"
-        raise BadInputError([f"alignment.beta: {told}"])
-
-
-def check_context(config: RunConfig) -> None:
-    """Raises BadInputError where the model cannot see as far as sampling would need it to."""
-    context = getattr(AutoConfig.from_pretrained(config.model.path).get_text_config(), "max_position_embeddings", None)
-    needed = longest_request(config.sampling)
-    if context is not None and needed > context:
-        told = f"max_prompt_tokens + max_new_tokens + 1 = {needed} tokens, and {config.model.path} sees {context}: ask for less"
-        raise BadInputError([f"sampling: {told}"])
 
 
 def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R], str]) -> Iterator[R]:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from aft_ray.config import AlignmentConfig, LabellingConfig
 from aft_ray.labelling import label_group
-from aft_ray.run import check_boundary
+from aft_ray.preflight import check_boundary
 from aft_ray.sampling.given import read_given
 from aft_ray.tasks import TASKS, BadInputError
 from schemas import Question
