@@ -7,13 +7,17 @@ COMPILE = .venv/bin/uv pip compile --quiet --python-version 3.11 --no-annotate -
 LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev \
        --override requirements/overrides.txt --no-emit-package torch -o requirements/cpu.txt
 
-.PHONY: quickstart test check lock gpu-resolves
+.PHONY: quickstart test chaos check lock gpu-resolves
 
 quickstart: $(READY)
 	@.venv/bin/python jobs/quickstart.py
 
 test: $(READY)
 	.venv/bin/python -m pytest tests
+
+# Every fault, those too that take too long for each change.
+chaos: $(READY)
+	.venv/bin/python -m pytest tests/faults -m "chaos or not chaos"
 
 check: $(READY)
 	.venv/bin/ruff check .

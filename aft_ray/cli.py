@@ -2,9 +2,10 @@
 
 import argparse
 import os
+import runpy
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -24,18 +25,20 @@ from aft_ray.config import (
 )
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+DOES_NOT_FIT = 3
+INTERRUPTED, TERMINATED = 130, 143
 CHECK_SECONDS = LabellingConfig().check_seconds
 MAX_PROMPT_TOKENS, MAX_TOKENS = SamplingConfig().max_prompt_tokens, TrainingConfig().max_tokens
 
 app = typer.Typer(
-    help="Alignment fine-tuning on Ray: look at data, label chains of thought.",
+    help="Alignment fine-tuning on Ray: look at data, label chains of thought, plan a run.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
 TaskOption = Annotated[TaskName, typer.Option(help="how questions are read, asked and checked", show_default=False)]
 AnswerOption = Annotated[str, typer.Option(help="custom: number, choice, expression, text, or your function as module:name")]
+GpuName = Literal["l40s-48", "a100-40", "a100-80", "h100-80", "h200-141", "b200-180"]
 SecondsOption = Annotated[float, typer.Option(help="limit of a single check", min=0.01)]
 
 
@@ -67,15 +70,15 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
         run = Run(config, console)
     except (BadInputError, NotEnoughResourcesError) as error:
         refuse(str(error), console)
-    logs = run.folder / "logs"
+    logs = run.logs
     keep_chatter(logs)
     try:
         summary = run.execute()
     except TwoRunsError as error:
         refuse(str(error), console)
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on from here.")
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ray exits on SIGTERM, which is also how `ray job stop` comes
+        console.print("Stopped. The same command goes on from here.")
+        sys.exit(INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED)
     except Exception:
         console.print(f"Failed. Logs: {logs}. The same command goes on from the last finished stage.", soft_wrap=True)
         raise
@@ -203,3 +206,58 @@ def check(
     print_report(reports, Limits(max_prompt_tokens, max_tokens), found.counts, console)
     for report in reports:
         print_examples(report, make_tasks(config)[report.task], tokenizer, console)
+
+
+@app.command()
+def plan(
+    job: Annotated[Path, typer.Argument(help="a job file (jobs/*.py, with JOB = RunConfig(...)) or a YAML", show_default=False)],
+    model_config: Annotated[
+        Path | None, typer.Option(help="directory with the model's config.json, where the model itself is not here")
+    ] = None,
+    gpu: Annotated[GpuName, typer.Option(help="what a node has")] = "h100-80",
+    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
+    host_gb: Annotated[float, typer.Option(help="memory of a node's host, GB")] = 1000.0,
+    price: Annotated[float | None, typer.Option(help="of a GPU, an hour")] = None,
+    training_utilisation: Annotated[float, typer.Option(help="of the GPU's peak FLOPs, in training", min=0.01, max=1)] = 0.35,
+    sampling_utilisation: Annotated[float, typer.Option(help="of the GPU's peak FLOPs, in sampling", min=0.001, max=1)] = 0.1,
+    questions: Annotated[int | None, typer.Option(help="to train on, where the task's files are not here", min=1)] = None,
+    held_out: Annotated[int | None, typer.Option(help="held out, likewise", min=1)] = None,
+    prompt_tokens: Annotated[float | None, typer.Option(help="mean of a prompt, likewise", min=1)] = None,
+    chain_tokens: Annotated[float | None, typer.Option(help="mean of a chain, likewise", min=1)] = None,
+) -> None:
+    """What a run will need: memory, machines, tokens, hours, price, and what does not fit with the nearest setting that does.
+
+    Needs no GPU and no weights. Exits with 3 where something does not fit.
+    """
+    from aft_ray.planning.gpus import GPUS
+    from aft_ray.planning.lengths import find_lengths
+    from aft_ray.planning.plan import Machine, make_plan
+    from aft_ray.planning.report import print_plan
+    from aft_ray.planning.shape import ModelShape
+    from aft_ray.tasks import BadInputError
+
+    console = Console()
+    try:
+        config = load_job(job)
+        shape = ModelShape(model_config or config.model.path)
+        lengths = find_lengths(config, questions, held_out, prompt_tokens, chain_tokens)
+    except ValidationError as error:
+        refuse_settings(error, console)
+    except (BadInputError, OSError, ValueError) as error:
+        refuse(str(error), console)
+    machine = Machine(GPUS[gpu], gpus_per_node, host_gb * 1e9, price, training_utilisation, sampling_utilisation)
+    made = make_plan(config, shape, lengths, machine)
+    print_plan(made, console)
+    if not made.fits:
+        sys.exit(DOES_NOT_FIT)
+
+
+def load_job(path: Path) -> RunConfig:
+    """The configuration in a job file or YAML. Raises ValueError where there is none."""
+    if path.suffix in (".yaml", ".yml"):
+        return RunConfig.model_validate(load_yaml(path))
+    sys.path.insert(0, str(path.parent))
+    job = runpy.run_path(str(path), run_name="aft_ray_plan").get("JOB")
+    if not isinstance(job, RunConfig):
+        raise ValueError(f"{path}: no JOB = RunConfig(...) at its top level")
+    return job

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 import ray.data
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from aft_ray.config import ResourcesConfig
 
@@ -16,14 +17,15 @@ class NotEnoughResourcesError(Exception):
     """This machine's own Ray can never give what the run asks for; without this, Ray would wait for ever."""
 
 
-def connect(run_folder: Path) -> None:
+def connect(logs: Path) -> None:
     """Connect once. Ray's own chatter goes to log files, never to the screen."""
     if ray.is_initialized():
         return
-    logs = run_folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(logs / "driver.log")
     address = os.environ.get("RAY_ADDRESS")
+    # A worker's own processes (vLLM's, where an actor is killed) end with it, and keep no GPU.
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
     options: dict[str, Any] = {} if address else {"num_cpus": own_cpus(), "include_dashboard": False}
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
     for name in ("ray", "ray.data", "ray.train"):
@@ -33,6 +35,11 @@ def connect(run_folder: Path) -> None:
     link = logs / "ray"
     link.unlink(missing_ok=True)
     link.symlink_to(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs")
+
+
+def beside_the_driver() -> NodeAffinitySchedulingStrategy:
+    """Where small actors live that must not be lost with a spot machine: on the driver's own node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def own_cpus() -> int:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aft_ray.losses import LOSSES
+from aft_ray.places import PlaceSetting
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -20,7 +21,7 @@ class Settings(BaseModel):
 class ModelConfig(Settings):
     """The base model, a Hugging Face directory with safetensors."""
 
-    path: Path = Field(description="directory of the base model")
+    path: PlaceSetting = Field(description="directory of the base model, on a disk or in an object store")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of weights and activations, in training and in sampling")
 
 
@@ -127,6 +128,7 @@ class TrainingConfig(Settings):
         8192, description="padded tokens that a worker computes at a time; a question with more goes in parts, in two passes"
     )
     steps_per_checkpoint: Positive = Field(200, description="optimizer steps between two checkpoints to resume from")
+    minutes_per_checkpoint: Annotated[float, Field(gt=0)] = Field(30.0, description="and no more minutes than these")
 
 
 class SamplingConfig(Settings):
@@ -205,6 +207,12 @@ class ResourcesConfig(Settings):
         "nothing", description="DeepSpeed: what waits in the host's memory and not the GPU's; parameters: with zero_stage 3"
     )
     activation_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, a third more work")
+    attempts: Annotated[int, Field(ge=2, le=10)] = Field(
+        3, description="times that a question is asked, the last time alone, before it is given up and becomes a dead letter"
+    )
+    engine_seconds: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="an engine that has not started, or has finished no request, for so long is replaced"
+    )
     kv_cache_gib: Positive = Field(1, description="vLLM on the CPU: its cache, per actor")
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="times that training goes on from its last checkpoint")
 
@@ -212,17 +220,24 @@ class ResourcesConfig(Settings):
     def _fits_together(self) -> "ResourcesConfig":
         if self.sampling_actors[0] > self.sampling_actors[1]:
             raise ValueError("sampling_actors: the smallest number must not be above the largest")
-        least = {"nothing": 0, "optimizer": 1, "optimizer+parameters": 3}[self.offload]
+        least = least_zero_stage(self.offload)
         if self.zero_stage < least:
             raise ValueError(f"offload: {self.offload} needs a zero_stage of at least {least}, this is {self.zero_stage}")
         return self
+
+
+def least_zero_stage(offload: str) -> int:
+    """The lowest stage in which DeepSpeed can offload that."""
+    return {"nothing": 0, "optimizer": 1, "optimizer+parameters": 3}[offload]
 
 
 class RunConfig(Settings):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="of its directory in runs_dir")
-    runs_dir: Path = Field(Path("runs"), description="where runs live; storage that every node sees")
+    runs_dir: PlaceSetting = Field(
+        Path("runs"), description="where runs live: a disk that every node sees, or an object store, as in s3://bucket/runs"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     model: ModelConfig
     task: TaskConfig

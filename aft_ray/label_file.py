@@ -18,7 +18,7 @@ import rich.progress
 from rich.console import Console
 
 from aft_ray.isolated import Isolated
-from aft_ray.storage import atomic_file
+from aft_ray.places import atomic_file
 from aft_ray.tasks.answers import Answer, Check, check_answer
 from aft_ray.tasks.choices import LETTERS, read_choices
 from aft_ray.tasks.own_part import goes_on_to_another

@@ -107,6 +107,8 @@ def count_labels(groups: Iterable[CandidateGroup]) -> dict[str, int]:
     for group in groups:
         labels = {candidate.label for candidate in group.candidates}
         counts["groups"] += 1
+        if group.failure is not None:
+            counts["dead letters"] += 1
         counts["groups with positives and negatives"] += {"positive", "negative"} <= labels
         counts["groups without positives"] += "positive" not in labels
         counts["groups without negatives"] += "negative" not in labels

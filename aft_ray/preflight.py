@@ -1,12 +1,12 @@
 """What can never work is refused before anything starts: the model, its context, the loss, the boundary."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import AutoConfig
 
 from aft_ray.config import AlignmentConfig, RunConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function
+from aft_ray.places import Place, fetched
 from aft_ray.sampling.engine import longest_request
 from aft_ray.tasks import BadInputError
 from schemas import CandidateGroup, Question
@@ -21,7 +21,7 @@ def check_loss(alignment: AlignmentConfig) -> None:
         raise BadInputError([f"alignment: {error}"]) from None
 
 
-def check_model(path: Path) -> None:
+def check_model(path: Place) -> None:
     """Raises BadInputError where the directory holds no model that every stage can load."""
     faults = [
         f"{path / name}: not there, expected a Hugging Face model directory"
@@ -32,6 +32,11 @@ def check_model(path: Path) -> None:
         faults.append(f"{path}: no *.safetensors, the only format of weights that is loaded")
     if faults:
         raise BadInputError(faults)
+    try:
+        AutoConfig.from_pretrained(fetched(path, weights=False), trust_remote_code=False)
+    except (ValueError, KeyError) as error:
+        told = "transformers knows no such model; code that comes with a model is never run"
+        raise BadInputError([f"{path / 'config.json'}: {told} ({str(error)[:200]})"]) from None
 
 
 def check_boundary(alignment: AlignmentConfig, questions: Sequence[Question], given: Sequence[CandidateGroup]) -> None:
@@ -45,7 +50,9 @@ def check_boundary(alignment: AlignmentConfig, questions: Sequence[Question], gi
 
 def check_context(config: RunConfig) -> None:
     """Raises BadInputError where the model cannot see as far as sampling would need it to."""
-    context = getattr(AutoConfig.from_pretrained(config.model.path).get_text_config(), "max_position_embeddings", None)
+    context = getattr(
+        AutoConfig.from_pretrained(fetched(config.model.path, weights=False)).get_text_config(), "max_position_embeddings", None
+    )
     needed = longest_request(config.sampling)
     if context is not None and needed > context:
         told = f"max_prompt_tokens + max_new_tokens + 1 = {needed} tokens, and {config.model.path} sees {context}: ask for less"

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aft_ray.cluster import beside_the_driver
+
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -48,7 +50,7 @@ class StageProgress:
         self.thread = threading.Thread(target=self._draw, daemon=True)
 
     def __enter__(self) -> ActorHandle[Any]:
-        self.counter = Counter.remote()  # type: ignore[attr-defined]
+        self.counter = Counter.options(scheduling_strategy=beside_the_driver()).remote()  # type: ignore[attr-defined]
         self.started = time.monotonic()
         self.thread.start()
         return self.counter

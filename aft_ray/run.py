@@ -7,7 +7,6 @@ A further round is sample-2 -> align-2 -> evaluate-aft-2, and so on, each from t
 
 import hashlib
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,9 +26,11 @@ from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.losses import loss_function, needs_reference
+from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
 from aft_ray.preflight import check_boundary, check_context, check_loss, check_model
 from aft_ray.progress import StageProgress
 from aft_ray.sampling.commits import committed
+from aft_ray.sampling.dead_letters import keep_dead_letters
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
@@ -42,7 +43,6 @@ from aft_ray.storage import (
     read_manifest,
     stage_folder,
     versions,
-    write_atomically,
 )
 from aft_ray.tasks import BadInputError, make_tasks
 from aft_ray.training.job import TrainingJob
@@ -69,8 +69,8 @@ class Stage:
     name: str
     settings: dict[str, Any]
     inputs: tuple[str, ...]
-    make: Callable[[Path], dict[str, int]]
-    renew: Callable[[Path], dict[str, int]] | None = None
+    make: Callable[[Place], dict[str, int]]
+    renew: Callable[[Place], dict[str, int]] | None = None
     """Makes it from its last result, which is enough where nothing but the settings named in `renewable` have changed."""
     renewable: tuple[str, ...] = ()
 
@@ -85,12 +85,13 @@ class Run:
     def __init__(self, config: RunConfig, console: Console) -> None:
         self.config = config
         self.console = console
+        model = fetched(config.model.path, weights=False)
         check_model(config.model.path)
         check_context(config)
         check_loss(config.alignment)
         check_resources(config.resources)
         self.tasks = make_tasks(config.task)
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+        tokenizer = AutoTokenizer.from_pretrained(model)
         found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
         self.questions, self.left_out = found.questions, found.counts
         if not found.train or not found.held_out:
@@ -99,11 +100,12 @@ class Run:
         check_boundary(config.alignment, self.questions, self.given)
         limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
         print_report(reports, limits, found.counts, console)
-        self.folder = (config.runs_dir / config.name).absolute()
+        self.folder = absolute(config.runs_dir / config.name)
+        self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
 
     def execute(self) -> dict[str, Any]:
         """All stages, then the summary, which is written to summary.json and returned."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with alone_in(self.folder):
             return self.execute_stages()
 
@@ -216,7 +218,7 @@ class Run:
         self.console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{told}[/]", highlight=False)
         return manifest, False
 
-    def make_questions(self, out: Path) -> dict[str, int]:
+    def make_questions(self, out: Place) -> dict[str, int]:
         write_parquet(out / "questions.parquet", Question, self.questions)
         train = [question for question in self.questions if question.split == "train"]
         return {
@@ -225,10 +227,10 @@ class Run:
             "held out": len(self.questions) - len(train),
         } | self.left_out
 
-    def make_vft(self, out: Path) -> dict[str, int]:
+    def make_vft(self, out: Place) -> dict[str, int]:
         return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
 
-    def make_aligned(self, number: int, out: Path) -> dict[str, int]:
+    def make_aligned(self, number: int, out: Place) -> dict[str, int]:
         references = self.folder / in_round("reference", number) / "scores"
         return self.train(
             in_round("align", number),
@@ -251,7 +253,7 @@ class Run:
         known = from_sampler and not (self.given and number == 1)
         return needs_reference(loss_function(config.alignment.loss)) and not known
 
-    def start_of(self, number: int) -> Path:
+    def start_of(self, number: int) -> Place:
         """The model that alignment starts from in that round."""
         return (
             self.config.model.path if self.config.alignment.start_from == "base" else self.folder / self.sampler(number) / "model"
@@ -261,41 +263,41 @@ class Run:
         self,
         stage: str,
         training: TrainingConfig,
-        start: Path,
-        records: Path,
-        out: Path,
+        start: Place,
+        records: Place,
+        out: Place,
         seed: int | None = None,
-        references: Path | None = None,
+        references: Place | None = None,
     ) -> dict[str, int]:
-        connect(self.folder)
+        connect(self.logs)
         with StageProgress(self.console, stage, 0, "steps") as counter:
             run_training(self.training_job(training, start, records, out, counter, seed, references))
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        remove(out / "checkpoints")
         counts: dict[str, int] = json.loads((out / "training.json").read_text())["counts"]
         return counts
 
-    def make_references(self, number: int, out: Path) -> dict[str, int]:
-        connect(self.folder)
-        shutil.rmtree(out / "scores", ignore_errors=True)  # of other ranks, perhaps
-        records, scores = self.folder / in_round("sample", number) / "groups", folder(out / "scores")
+    def make_references(self, number: int, out: Place) -> dict[str, int]:
+        connect(self.logs)
+        remove(out / "scores")  # of other ranks, perhaps
+        records, scores = self.folder / in_round("sample", number) / "groups", make_folder(out / "scores")
         with StageProgress(self.console, in_round("reference", number), 0, "passes") as counter:
             score_references(self.training_job(self.config.alignment, self.start_of(number), records, scores, counter))
-        shutil.rmtree(scores / "checkpoints", ignore_errors=True)
+        remove(scores / "checkpoints")
         scored = read_parquet(scores, ReferenceScores)
         return {"groups": len(scored), "candidates": sum(value is not None for s in scored for value in s.log_likelihoods)}
 
     def training_job(
         self,
         training: TrainingConfig,
-        start: Path,
-        records: Path,
-        out: Path,
+        start: Place,
+        records: Place,
+        out: Place,
         counter: ActorHandle[Any] | None,
         seed: int | None = None,
-        references: Path | None = None,
+        references: Place | None = None,
     ) -> TrainingJob:
         return TrainingJob(
-            model=ModelConfig(path=start.absolute(), precision=self.config.model.precision),
+            model=ModelConfig(path=absolute(start), precision=self.config.model.precision),
             training=training,
             resources=self.config.resources,
             seed=self.config.seed if seed is None else seed,
@@ -306,17 +308,17 @@ class Run:
             references=references,
         )
 
-    def make_candidates(self, number: int, out: Path) -> dict[str, int]:
+    def make_candidates(self, number: int, out: Place) -> dict[str, int]:
         """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
-        connect(self.folder)
-        groups, settings = folder(out / "groups"), self.engine_settings(self.sampler(number), number)
+        connect(self.logs)
+        groups, settings = make_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
         with StageProgress(self.console, in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
             counter.add.remote(len(committed(groups)))
             given = self.label_given(number, out, settings, counter)
             sample_candidates(self.folder / "questions", groups, settings, counter, given, train_only=number > 1)
         return self.count_candidates(number, groups)
 
-    def label_given(self, number: int, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
+    def label_given(self, number: int, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
         """The candidates from the user's file, which are of the first round, labelled; the ids of their questions."""
         given = self.given if number == 1 else []
         if given:
@@ -324,33 +326,34 @@ class Run:
             label_candidates(out / "given.parquet", out / "groups", settings, counter)
         return frozenset(group.question.question_id for group in given)
 
-    def relabel(self, number: int, out: Path) -> dict[str, int]:
-        connect(self.folder)
+    def relabel(self, number: int, out: Place) -> dict[str, int]:
+        connect(self.logs)
         stage, settings = in_round("sample", number), self.engine_settings(self.sampler(number), number)
-        groups = folder(out / "groups")
+        groups = make_folder(out / "groups")
         with StageProgress(self.console, stage, len(self.asked_in(number)), "questions labelled") as counter:
             # Those from the file anew: a function of the user's may have taken the place of the rewards that they came with.
             given = self.label_given(number, out, settings, counter)
             label_candidates(self.folder / stage / "groups", groups, settings, counter, but=given)
         return self.count_candidates(number, groups)
 
-    def count_candidates(self, number: int, groups: Path) -> dict[str, int]:
+    def count_candidates(self, number: int, groups: Place) -> dict[str, int]:
         asked = [question.question_id for question in self.asked_in(number)]
-        return count_labels(each_once(asked, iter_parquet(groups, CandidateGroup), lambda group: group.question.question_id))
+        found = each_once(asked, iter_parquet(groups, CandidateGroup), lambda group: group.question.question_id)
+        return count_labels(keep_dead_letters(groups.parent, found))
 
     def asked_in(self, number: int) -> list[Question]:
         return [question for question in self.questions if number == 1 or question.split == "train"]
 
-    def make_sampler_evaluation(self, out: Path) -> dict[str, int]:
+    def make_sampler_evaluation(self, out: Place) -> dict[str, int]:
         groups = iter_parquet(self.folder / "sample" / "groups", CandidateGroup)
         records = [evaluation_of_sampler(group) for group in groups if group.question.split != "train"]
-        evaluations = folder(out / "evaluations")
+        evaluations = make_folder(out / "evaluations")
         write_parquet(evaluations / "evaluations.parquet", Evaluation, records)
         return self.count_verdicts(evaluations)
 
-    def make_evaluation(self, number: int, out: Path) -> dict[str, int]:
-        connect(self.folder)
-        evaluations, settings = folder(out / "evaluations"), self.engine_settings(in_round("align", number))
+    def make_evaluation(self, number: int, out: Place) -> dict[str, int]:
+        connect(self.logs)
+        evaluations, settings = make_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
         held_out = sum(question.split != "train" for question in self.questions)
         with StageProgress(self.console, in_round("evaluate-aft", number), held_out, "questions") as counter:
             counter.add.remote(len(committed(evaluations)))
@@ -358,9 +361,10 @@ class Run:
             evaluate_model(self.folder / "sample" / "groups", evaluations, settings, counter, sampled)
         return self.count_verdicts(evaluations)
 
-    def count_verdicts(self, evaluations: Path) -> dict[str, int]:
+    def count_verdicts(self, evaluations: Place) -> dict[str, int]:
         held_out = [question.question_id for question in self.questions if question.split != "train"]
-        records = list(each_once(held_out, iter_parquet(evaluations, Evaluation), lambda record: record.question_id))
+        found = each_once(held_out, iter_parquet(evaluations, Evaluation), lambda record: record.question_id)
+        records = list(keep_dead_letters(evaluations.parent, found))
         verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
         return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
 
@@ -398,9 +402,3 @@ def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R]
         yield record
     if missing or extra:
         raise RuntimeError(f"{len(missing)} questions are missing and {extra} came twice or unasked")
-
-
-def folder(path: Path) -> Path:
-    """Where it is already, an interrupted stream has left it, and goes on there."""
-    path.mkdir(exist_ok=True)
-    return path

@@ -1,18 +1,21 @@
-"""The run directory: one folder a stage, made aside and renamed into place, its manifest written last."""
+"""The run directory: one folder a stage, made aside and put in place whole, its manifest written last."""
 
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from upath import UPath
 
+from aft_ray.places import Place, copy_within_store, files_below, make_folder, remove
 from schemas import StageManifest
 
 MANIFEST = "manifest.json"
@@ -24,10 +27,11 @@ def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def model_fingerprint(folder: Path) -> str:
+def model_fingerprint(folder: Place) -> str:
     """Of a model: its small files whole, and of each weight file the size and the first and last MiB."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    files: list[Place] = list(folder.iterdir())
+    for file in sorted(files, key=lambda file: file.name):
         if file.suffix not in (".json", ".jinja", ".model", ".safetensors"):
             continue
         digest.update(f"{file.name} {file.stat().st_size}\n".encode())
@@ -38,7 +42,7 @@ def model_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_manifest(stage: Path) -> StageManifest | None:
+def read_manifest(stage: Place) -> StageManifest | None:
     """The manifest of a finished stage; None where there is none, or none that this version can read."""
     try:
         return StageManifest.model_validate_json((stage / MANIFEST).read_bytes())
@@ -47,7 +51,7 @@ def read_manifest(stage: Path) -> StageManifest | None:
 
 
 @contextmanager
-def stage_folder(stage: Path, stage_fingerprint: str) -> Iterator[Path]:
+def stage_folder(stage: Place, stage_fingerprint: str) -> Iterator[Place]:
     """A folder to work in, which becomes `stage` when the block ends well; the block writes the manifest as its last act.
 
     Its name carries the fingerprint: the next run with the same settings finds what an interrupted one left there (training
@@ -56,13 +60,12 @@ def stage_folder(stage: Path, stage_fingerprint: str) -> Iterator[Path]:
     working = _working_folder(stage, stage_fingerprint)
     for leftover in stage.parent.glob(f".{stage.name}-*"):
         if leftover != working:
-            shutil.rmtree(leftover)
-    working.mkdir(parents=True, exist_ok=True)
-    yield working
+            remove(leftover)
+    yield make_folder(working)
     _put_in_place(working, stage)
 
 
-def finish_interrupted(stage: Path, stage_fingerprint: str) -> None:
+def finish_interrupted(stage: Place, stage_fingerprint: str) -> None:
     """Put a stage in place that was whole, its manifest written, when its run was killed."""
     working = _working_folder(stage, stage_fingerprint)
     manifest = read_manifest(working)
@@ -70,17 +73,26 @@ def finish_interrupted(stage: Path, stage_fingerprint: str) -> None:
         _put_in_place(working, stage)
 
 
-def _working_folder(stage: Path, stage_fingerprint: str) -> Path:
+def _working_folder(stage: Place, stage_fingerprint: str) -> Place:
     return stage.with_name(f".{stage.name}-{stage_fingerprint}")
 
 
-def _put_in_place(working: Path, stage: Path) -> None:
-    replaced = stage.with_name(f".{stage.name}-replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if stage.exists():
-        stage.rename(replaced)
-    working.rename(stage)
-    shutil.rmtree(replaced, ignore_errors=True)
+def _put_in_place(working: Place, stage: Place) -> None:
+    if isinstance(working, Path) and isinstance(stage, Path):
+        replaced = stage.with_name(f".{stage.name}-replaced")
+        remove(replaced)
+        if stage.exists():
+            stage.rename(replaced)
+        working.rename(stage)
+        remove(replaced)
+        return
+    # Copies within an object store are made by the store. Without its manifest, which is copied last, a stage is not there.
+    (stage / MANIFEST).unlink(missing_ok=True)
+    remove(stage)
+    for file in sorted(files_below(working), key=lambda file: file == working / MANIFEST):
+        copy_within_store(file, stage / str(file)[len(str(working)) + 1 :])
+    (working / MANIFEST).unlink()  # first: what is half removed must not be taken for whole
+    remove(working)
 
 
 class TwoRunsError(Exception):
@@ -88,38 +100,67 @@ class TwoRunsError(Exception):
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Place) -> Iterator[None]:
     """No two processes in a run directory at once. Raises TwoRunsError.
 
-    The lock is the operating system's: it ends with its process, however that ends.
+    On a disk the lock is the operating system's and ends with its process, however that ends. In an object store it is a note
+    that is written anew all the time: who finds a fresh one of somebody else's keeps away.
     """
+    told = f"{folder}: another run is at work there; wait for it, stop it, or give this one another --name"
+    if isinstance(folder, Path):
+        try:
+            with FileLock(folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise TwoRunsError(told) from None
+        return
+    lease = Lease(folder / ".lease")
+    if not lease.take():
+        raise TwoRunsError(f"{told}; of one that was killed just now, its note goes stale in {Lease.STALE:.0f} s")
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise TwoRunsError(
-            f"{folder}: another run is at work there; wait for it, stop it, or give this one another --name"
-        ) from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """All of the text or none of it is there afterwards, whatever happens meanwhile."""
-    with atomic_file(path) as stream:
-        stream.write(text)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[TextIO]:
-    """A text file that is at its place when the block has ended well, and not there, or as it was before, otherwise."""
-    staging = path.with_name(f".{path.name}.partial")
-    try:
-        with staging.open("w", encoding="utf-8") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        staging.replace(path)
+        yield
     finally:
-        staging.unlink(missing_ok=True)
+        lease.give_back()
+
+
+class Lease:
+    """A note in an object store, of who is at work there and until when."""
+
+    SECONDS, STALE, SETTLING = 20.0, 90.0, 3.0
+
+    def __init__(self, path: UPath) -> None:
+        self.path, self.name, self.ended = path, uuid.uuid4().hex, threading.Event()
+
+    def take(self) -> bool:
+        """Of two that come at once the last writer has it."""
+        if self._holder() not in (None, self.name):
+            return False
+        self._write()
+        time.sleep(self.SETTLING)
+        if self._holder() != self.name:
+            return False
+        self.thread = threading.Thread(target=self._keep, daemon=True)
+        self.thread.start()
+        return True
+
+    def give_back(self) -> None:
+        self.ended.set()
+        self.thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        while not self.ended.wait(self.SECONDS):
+            self._write()
+
+    def _write(self) -> None:
+        self.path.write_text(f"{self.name} {time.time()}")
+
+    def _holder(self) -> str | None:
+        try:
+            name, since = self.path.read_text().split()
+        except FileNotFoundError:
+            return None
+        return name if time.time() - float(since) < self.STALE else None
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
+from upath import UPath
 
 from schemas.records import Record
 
@@ -41,23 +42,24 @@ def from_table(model: type[R], table: pa.Table) -> list[R]:
     return [model.model_validate(row, strict=False) for row in table.to_pylist()]
 
 
-def write_parquet(path: Path, model: type[R], records: Iterable[R]) -> None:
-    pq.write_table(to_table(model, records), path)
+def write_parquet(path: Path | UPath, model: type[R], records: Iterable[R]) -> None:
+    with path.open("wb") as stream:
+        pq.write_table(to_table(model, records), stream)
 
 
-def read_parquet(path: Path, model: type[R]) -> list[R]:
+def read_parquet(path: Path | UPath, model: type[R]) -> list[R]:
     """All records of a Parquet file, or of a directory's Parquet files in the order of their names. Raises as iter_parquet."""
     return list(iter_parquet(path, model))
 
 
-def iter_parquet(path: Path, model: type[R]) -> Iterator[R]:
+def iter_parquet(path: Path | UPath, model: type[R]) -> Iterator[R]:
     """As read_parquet, one after the other, with some rows in memory and not all.
 
     Raises FileNotFoundError where there is none, ValueError (with the file's name) where one does not hold `model`.
     """
     for file in _files(path):
         try:
-            with pq.ParquetFile(file) as opened:
+            with file.open("rb") as stream, pq.ParquetFile(stream) as opened:
                 from_table(model, opened.schema_arrow.empty_table())  # a file without rows must be of the right kind too
                 for batch in opened.iter_batches(ROWS_AT_ONCE):
                     yield from from_table(model, pa.Table.from_batches([batch]))
@@ -65,13 +67,18 @@ def iter_parquet(path: Path, model: type[R]) -> Iterator[R]:
             raise ValueError(f"{file}: {error}") from error
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Path | UPath) -> int:
     """Of a Parquet file or a directory's Parquet files, without reading them. Raises FileNotFoundError where there is none."""
-    return sum(pq.read_metadata(file).num_rows for file in _files(path))
+
+    def rows(file: Path | UPath) -> int:
+        with file.open("rb") as stream:
+            return int(pq.read_metadata(stream).num_rows)
+
+    return sum(map(rows, _files(path)))
 
 
-def _files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+def _files(path: Path | UPath) -> list[Path | UPath]:
+    files: list[Path | UPath] = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"{path} holds no Parquet file")
     return files

@@ -77,6 +77,13 @@ class Candidate(Record):
         return None if self.log_likelihood is None else self.log_likelihood / len(self.token_ids)
 
 
+class Failure(Record):
+    """Why a question was given up."""
+
+    reason: str = Field(min_length=1)
+    attempts: Count = Field(description="0 where it was not asked at all")
+
+
 class CandidateGroup(Record):
     """A question with all its candidates: one row, from the sampler to the commit."""
 
@@ -88,8 +95,9 @@ class CandidateGroup(Record):
     top_p: float = Field(gt=0, le=1)
     max_new_tokens: Count
     greedy: Candidate | None = Field(
-        None, description="of a held-out question: the sampling model's own greedy chain; None where the prompt is too long"
+        None, description="of a held-out question: the sampling model's own greedy chain; None where it was given up"
     )
+    failure: Failure | None = Field(None, description="of a question that was given up: there are no candidates then")
 
     @model_validator(mode="after")
     def _each_index_once(self) -> "CandidateGroup":
@@ -113,7 +121,8 @@ class Evaluation(Record):
     question_id: str = Field(min_length=1)
     task: str = Field(min_length=1)
     model: str = Field(description="fingerprint of the model that is evaluated")
-    greedy: Candidate | None = Field(description="None where the prompt is too long to ask")
+    greedy: Candidate | None = Field(description="None where the question was given up")
     positive_scores: tuple[float, ...] = Field(description="s(c) of each positive candidate of the question's group")
     negative_scores: tuple[float, ...] = Field(description="s(c) of each negative candidate of the question's group")
     samples: tuple[Candidate, ...] = Field((), description="the model's own sampled chains, checked; empty where not asked for")
+    failure: Failure | None = Field(None, description="of a question that was given up")

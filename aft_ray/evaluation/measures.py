@@ -48,6 +48,7 @@ def evaluation_of_sampler(group: CandidateGroup) -> Evaluation:
         positive_scores=scores["positive"] if paired else (),
         negative_scores=scores["negative"] if paired else (),
         samples=group.candidates,
+        failure=group.failure,
     )
 
 

@@ -5,32 +5,36 @@ A file of rows is committed when it can be read: Parquet's footer is written las
 reader of a small machine needs. Here the rows themselves are the list.)
 """
 
-import os
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from aft_ray.places import Place, upload
 
-def committed(folder: Path) -> pa.Array:
+
+def committed(folder: Place) -> pa.Array:
     """The ids (strings) of the questions whose rows stand in the Parquet files of `folder`, of which each then stands there once.
 
     What a killed writer left is removed. Of a question written twice, by a stream that outlived its driver, the first row stays.
     """
     found: set[str] = set()
-    for file in sorted(folder.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns):
+    files: list[Place] = list(folder.glob("*.parquet"))
+    for file in sorted(files, key=lambda file: file.stat().st_mtime):
         try:
-            table = pq.ParquetFile(file).read()
+            with file.open("rb") as stream:
+                table = pq.ParquetFile(stream).read()
         except (pa.ArrowException, OSError):
             file.unlink()
             continue
         ids = question_ids(table).to_pylist()
         again = [question_id in found for question_id in ids]
         if any(again):
-            staging = file.with_suffix(".partial")
-            pq.write_table(table.filter(pc.invert(pa.array(again))), staging)
-            os.replace(staging, file)
+            with tempfile.NamedTemporaryFile() as shorter:
+                pq.write_table(table.filter(pc.invert(pa.array(again))), shorter.name)
+                upload(Path(shorter.name), file)
         found.update(ids)
     return pa.array(sorted(found), pa.string())
 

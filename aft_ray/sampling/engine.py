@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
+from aft_ray.places import fetched
+from aft_ray.sampling.in_process import InProcessEngine
+from aft_ray.sampling.watchdog import Watchdog
 from aft_ray.tasks import Task
 from schemas import Candidate, FinishReason
 
@@ -31,39 +34,52 @@ class EngineSettings:
 
 
 class Engine:
-    """vLLM's asynchronous engine. Calls may overlap: it batches all requests that are under way, whoever made them."""
+    """An engine of vLLM. Calls may overlap: it batches all requests that are under way, whoever made them.
+
+    One that hangs, already at its start or later, ends its process: see Watchdog.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
+        self.watchdog = Watchdog(settings.resources.engine_seconds)
+        with self.watchdog.watching():
+            self._start(settings)
+
+    def _start(self, settings: EngineSettings) -> None:
         prepare_environment(settings.resources)
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         self.settings = settings
-        self.tokenizer = AutoTokenizer.from_pretrained(settings.model.path)
+        folder = fetched(settings.model.path)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         on_gpu = settings.resources.gpus_per_sampling_actor > 0
         longest = longest_request(settings.sampling)
-        self.llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=str(settings.model.path),
-                dtype={"fp32": "float32", "bf16": "bfloat16"}[settings.model.precision],
-                max_model_len=longest,
-                tensor_parallel_size=max(1, settings.resources.gpus_per_sampling_actor),
-                seed=settings.seed,
-                load_format="safetensors",
-                trust_remote_code=False,
-                logprobs_mode="raw_logprobs",
-                # Compiling takes 40 s on a CPU, longer than a small run samples.
-                enforce_eager=not on_gpu,
-                # vLLM 0.32 on the CPU dies on a prompt that is split over two steps of a request with a seed
-                # ("CPU Generator does not use offset"), so there a prompt is always computed whole.
-                enable_chunked_prefill=on_gpu,
-                max_num_batched_tokens=None if on_gpu else max(longest, 4096),
-                disable_log_stats=True,
-            ),
-            usage_context=UsageContext.LLM_CLASS,  # as many sequences at once as offline work can use; a server runs fewer
+        arguments = AsyncEngineArgs(
+            model=str(folder),
+            dtype={"fp32": "float32", "bf16": "bfloat16"}[settings.model.precision],
+            max_model_len=longest,
+            tensor_parallel_size=max(1, settings.resources.gpus_per_sampling_actor),
+            seed=settings.seed,
+            load_format="safetensors",
+            trust_remote_code=False,
+            logprobs_mode="raw_logprobs",
+            # Compiling takes 40 s on a CPU, longer than a small run samples.
+            enforce_eager=not on_gpu,
+            # vLLM 0.32 on the CPU dies on a prompt that is split over two steps of a request with a seed
+            # ("CPU Generator does not use offset"), so there a prompt is always computed whole.
+            enable_chunked_prefill=on_gpu,
+            max_num_batched_tokens=None if on_gpu else max(longest, 4096),
+            disable_log_stats=True,
         )
+        # As many sequences at once as offline work can use; a server runs fewer.
+        context = UsageContext.LLM_CLASS
+        if on_gpu:
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            self.llm: Any = AsyncLLM.from_engine_args(arguments, usage_context=context)
+        else:
+            self.llm = InProcessEngine(arguments, context)
 
     async def sample(
         self, prompt_ids: Sequence[int], n: int, temperature: float, top_p: float, seed: int
@@ -104,8 +120,9 @@ class Engine:
 
     async def _run(self, token_ids: Sequence[int], parameters: Any) -> Any:
         last = None
-        async for output in self.llm.generate({"prompt_token_ids": list(token_ids)}, parameters, request_id=uuid.uuid4().hex):
-            last = output
+        with self.watchdog.watching():
+            async for output in self.llm.generate({"prompt_token_ids": list(token_ids)}, parameters, request_id=uuid.uuid4().hex):
+                last = output
         return last
 
     def _candidate(self, sample: Any) -> Candidate:
@@ -131,7 +148,6 @@ def prepare_environment(resources: ResourcesConfig) -> None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(resources.kv_cache_gib)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(resources.cpus_per_sampling_actor)))
-        # The model runs in the engine's own process: one process less to start, and nothing passed between the two.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 

@@ -5,7 +5,6 @@ A question with all its candidates is one row from end to end, so a block is wri
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +12,14 @@ import pyarrow.compute as pc
 import ray.data
 from ray.actor import ActorHandle
 
+from aft_ray.cluster import beside_the_driver
+from aft_ray.config import SamplingConfig
 from aft_ray.labelling import check_candidate, label_group
+from aft_ray.places import Place, for_ray_data
+from aft_ray.sampling.attempts import Asking, Attempts, count_start, tell_that_it_stands
 from aft_ray.sampling.commits import committed, without
 from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
-from schemas import Candidate, CandidateGroup, Evaluation, Question, count_rows, from_table, to_table
+from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
 # Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
 # little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's.
@@ -31,30 +34,22 @@ class SamplingActor:
     samples is evaluated with no engine but this one.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any]) -> None:
         self.settings = settings
+        count_start(attempts)
         self.engine = Engine(settings)
+        tell_that_it_stands(attempts)
+        self.asking = Asking(attempts, settings.resources.attempts, id_of_question, self.sample, self.give_up)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
-        questions = from_table(Question, table)
-        yield to_table(CandidateGroup, await asyncio.gather(*(self.sample(question) for question in questions)))
+        yield to_table(CandidateGroup, await self.asking.ask_all(from_table(Question, table)))
 
     async def sample(self, question: Question) -> CandidateGroup:
-        config = self.settings.sampling
-        seed = request_seed(self.settings.seed, question.question_id)
-        prompt = question.prompt_ids
-        group = CandidateGroup(
-            question=question,
-            candidates=(),
-            model=self.settings.model_fingerprint,
-            seed=seed,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_new_tokens=config.max_new_tokens,
-        )
+        config, prompt = self.settings.sampling, question.prompt_ids
         if len(prompt) > config.max_prompt_tokens:
-            return group
-        candidates = await self.engine.sample(prompt, config.k, config.temperature, config.top_p, seed)
+            return self.give_up(question, too_long(prompt, config))
+        group = self.group(question)
+        candidates = await self.engine.sample(prompt, config.k, config.temperature, config.top_p, group.seed)
         if question.split == "train":
             return group.model_copy(update={"candidates": candidates})
         greedy, scores = await asyncio.gather(
@@ -66,31 +61,42 @@ class SamplingActor:
         ]
         return group.model_copy(update={"candidates": tuple(scored), "greedy": greedy})
 
+    def give_up(self, question: Question, failure: Failure) -> CandidateGroup:
+        return self.group(question).model_copy(update={"failure": failure})
+
+    def group(self, question: Question) -> CandidateGroup:
+        """With no candidates yet."""
+        config = self.settings.sampling
+        return CandidateGroup(
+            question=question,
+            candidates=(),
+            model=self.settings.model_fingerprint,
+            seed=request_seed(self.settings.seed, question.question_id),
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+        )
+
 
 class EvaluationActor:
     """Labelled CandidateGroup -> Evaluation: the model's own greedy chain, its scores of the given candidates, k samples."""
 
-    def __init__(self, settings: EngineSettings, sampled: bool) -> None:
+    def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any], sampled: bool) -> None:
         self.settings = settings
         self.sampled = sampled
+        count_start(attempts)
         self.engine = Engine(settings)
+        tell_that_it_stands(attempts)
+        self.asking = Asking(attempts, settings.resources.attempts, id_of_group, self.evaluate, self.give_up)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
-        groups = from_table(CandidateGroup, table)
-        yield to_table(Evaluation, await asyncio.gather(*(self.evaluate(group) for group in groups)))
+        yield to_table(Evaluation, await self.asking.ask_all(from_table(CandidateGroup, table)))
 
     async def evaluate(self, group: CandidateGroup) -> Evaluation:
         question = group.question
         prompt = question.prompt_ids
         if len(prompt) > self.settings.sampling.max_prompt_tokens:
-            return Evaluation(
-                question_id=question.question_id,
-                task=question.task,
-                model=self.settings.model_fingerprint,
-                greedy=None,
-                positive_scores=(),
-                negative_scores=(),
-            )
+            return self.give_up(group, too_long(prompt, self.settings.sampling))
         positives = [c.token_ids for c in group.candidates if c.label == "positive"]
         negatives = [c.token_ids for c in group.candidates if c.label == "negative"]
         # Assessment compares pairs: where there is no pair there is nothing to score.
@@ -110,9 +116,20 @@ class EvaluationActor:
             samples=tuple(checked[1:]),
         )
 
+    def give_up(self, group: CandidateGroup, failure: Failure) -> Evaluation:
+        return Evaluation(
+            question_id=group.question.question_id,
+            task=group.question.task,
+            model=self.settings.model_fingerprint,
+            greedy=None,
+            positive_scores=(),
+            negative_scores=(),
+            failure=failure,
+        )
+
     async def samples(self, group: CandidateGroup) -> tuple[Candidate, ...]:
         """As many, with the same temperature and seed, as the group has of the model that sampled it."""
-        if not self.sampled:
+        if not self.sampled or not group.candidates:
             return ()
         return await self.engine.sample(
             group.question.prompt_ids, len(group.candidates), group.temperature, group.top_p, group.seed
@@ -123,9 +140,22 @@ class EvaluationActor:
         return [check_candidate(chain, question, task, self.settings.labelling) for chain in chains]
 
 
+def too_long(prompt_ids: Sequence[int], config: SamplingConfig) -> Failure:
+    told = f"a prompt of {len(prompt_ids)} tokens, over max_prompt_tokens = {config.max_prompt_tokens}"
+    return Failure(reason=told, attempts=0)
+
+
+def id_of_question(question: Question) -> str:
+    return question.question_id
+
+
+def id_of_group(group: CandidateGroup) -> str:
+    return group.question.question_id
+
+
 def sample_candidates(
-    questions: Path,
-    out: Path,
+    questions: Place,
+    out: Place,
     settings: EngineSettings,
     counter: ActorHandle[Any],
     given: frozenset[str] = frozenset(),
@@ -145,22 +175,23 @@ def sample_candidates(
 
 
 def label_candidates(
-    groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], but: frozenset[str] = frozenset()
+    groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], but: frozenset[str] = frozenset()
 ) -> None:
     """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions."""
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
     _label_into(_rows(groups, lambda table: without(table, done), settings), out, settings, counter)
 
 
-def _rows(records: Path, wanted: Callable[[pa.Table], pa.Table], settings: EngineSettings) -> ray.data.Dataset:
+def _rows(records: Place, wanted: Callable[[pa.Table], pa.Table], settings: EngineSettings) -> ray.data.Dataset:
     """Those that are wanted, in blocks; as many rows in each as leave every actor enough blocks."""
     smallest, largest = ROWS_PER_BLOCK
     size = max(smallest, min(largest, count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
-    rows = ray.data.read_parquet(str(records)).map_batches(wanted, batch_format="pyarrow", batch_size=None)
+    path, filesystem = for_ray_data(records)
+    rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(wanted, batch_format="pyarrow", batch_size=None)
     return rows.repartition(target_num_rows_per_block=size)
 
 
-def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
+def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
     def label(table: pa.Table) -> pa.Table:
         labelled = [
             label_group(group, settings.tasks[group.question.task], settings.labelling)
@@ -169,10 +200,11 @@ def _label_into(groups: ray.data.Dataset, out: Path, settings: EngineSettings, c
         counter.add.remote(len(labelled))
         return to_table(CandidateGroup, labelled)
 
-    groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(str(out))
+    path, filesystem = for_ray_data(out)
+    groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(path, filesystem=filesystem)
 
 
-def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
+def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
     """Evaluate a model on the held-out questions of labelled groups that are not in `out` already; Evaluations there."""
     done = committed(out)
 
@@ -186,17 +218,19 @@ def evaluate_model(groups: Path, out: Path, settings: EngineSettings, counter: A
 
     stream = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, sampled=sampled)
     stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
-    stream.write_parquet(str(out))
+    path, filesystem = for_ray_data(out)
+    stream.write_parquet(path, filesystem=filesystem)
 
 
 def _through_pool(
     rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, **options: Any
 ) -> ray.data.Dataset:
     smallest, largest = settings.resources.sampling_actors
+    attempts = Attempts.options(scheduling_strategy=beside_the_driver()).remote()  # type: ignore[attr-defined]
     gpus = settings.resources.gpus_per_sampling_actor
     return rows.map_batches(
         actor,
-        fn_constructor_kwargs={"settings": settings} | options,
+        fn_constructor_kwargs={"settings": settings, "attempts": attempts} | options,
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(

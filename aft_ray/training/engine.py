@@ -1,4 +1,4 @@
-"""DeepSpeed around a Hugging Face model: its environment, its start, and the model written out again."""
+"""DeepSpeed around a Hugging Face model: its environment and its start."""
 
 import logging
 import os
@@ -10,8 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aft_ray.config import ResourcesConfig
+from aft_ray.places import fetched
 from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.job import TrainingJob
+from aft_ray.training.loading import load_divided
 from aft_ray.training.scores import Scorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -25,8 +27,8 @@ def prepare_environment(resources: ResourcesConfig) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def start_engine(job: TrainingJob, total_steps: int) -> Any:
-    """A DeepSpeed engine around the scorer, its optimizer and its schedule."""
+def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) -> Any:
+    """A DeepSpeed engine around the scorer, its optimizer and its schedule; `universal`: to load a universal checkpoint."""
     import deepspeed
     from transformers import get_cosine_schedule_with_warmup
 
@@ -42,7 +44,7 @@ def start_engine(job: TrainingJob, total_steps: int) -> Any:
         model=scorer,
         optimizer=optimizer,
         lr_scheduler=get_cosine_schedule_with_warmup(optimizer, warmup, total_steps),
-        config=deepspeed_config(job),
+        config=deepspeed_config(job) | ({"checkpoint": {"load_universal": True}} if universal else {}),
         dist_init_required=False,
     )
     return engine
@@ -61,15 +63,23 @@ def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
 
 def load_model(job: TrainingJob) -> PreTrainedModel:
     """With FlexAttention on a GPU, where the model has it; else with our attention over rows, where it can be given one."""
-    settings = {"dtype": DTYPES[job.model.precision], "use_safetensors": True}
     if job.resources.gpus_per_training_worker:
         try:
-            return AutoModelForCausalLM.from_pretrained(job.model.path, attn_implementation="flex_attention", **settings)
+            return read_model(job, attn_implementation="flex_attention")
         except ValueError as error:  # raised before a weight is read
             logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
-    model = AutoModelForCausalLM.from_pretrained(job.model.path, **settings)
+    model = read_model(job)
     if model.is_backend_compatible():
         model.set_attn_implementation(SHARED_PROMPT)
+    return model
+
+
+def read_model(job: TrainingJob, **settings: str) -> PreTrainedModel:
+    dtype = DTYPES[job.model.precision]
+    if job.resources.zero_stage == 3:
+        return load_divided(job.model.path, dtype, deepspeed_config(job), **settings)
+    path = fetched(job.model.path)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **settings)
     return model
 
 
@@ -104,6 +114,13 @@ def leave_process_group(resources: ResourcesConfig) -> None:
         deepspeed.comm.destroy_process_group()
 
 
+def deepspeed_buffers(on_gpu: bool) -> dict[str, int]:
+    """Elements that DeepSpeed moves at once, and under ZeRO-3 keeps gathered. Its own values are for GPUs that hold billions."""
+    if on_gpu:
+        return {"reduce_bucket_size": 5 * 10**8, "allgather_bucket_size": 5 * 10**8, "stage3_max_live_parameters": 10**9}
+    return {"reduce_bucket_size": 5 * 10**7, "allgather_bucket_size": 5 * 10**7, "stage3_max_live_parameters": 5 * 10**7}
+
+
 def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
     on_gpu = job.resources.gpus_per_training_worker > 0
     offloaded = [kind for kind in ("optimizer", "parameters") if kind in job.resources.offload]
@@ -116,28 +133,7 @@ def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": job.training.gradient_clipping,
         "bf16": {"enabled": job.model.precision == "bf16"},
-        "zero_optimization": {"stage": job.resources.zero_stage, "overlap_comm": False} | offload,
+        "zero_optimization": {"stage": job.resources.zero_stage, "overlap_comm": False} | deepspeed_buffers(on_gpu) | offload,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
-
-
-def export(engine: Any, job: TrainingJob) -> None:
-    """Write the model as a Hugging Face directory: safetensors, tokenizer, generation config."""
-    import deepspeed
-    from transformers import AutoTokenizer
-
-    model = engine.module.model
-    weights = {}
-    for name, parameter in model.named_parameters():
-        # One at a time: under ZeRO-3 only this one is whole, and only while it is copied.
-        with deepspeed.zero.GatheredParameters([parameter], enabled=job.resources.zero_stage == 3):
-            if deepspeed.comm.get_rank() == 0:
-                weights[name] = parameter.detach().to("cpu", DTYPES[job.model.precision], copy=True)
-    if deepspeed.comm.get_rank() != 0:
-        return
-    weights |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
-    model.save_pretrained(job.out / "model", state_dict=weights)
-    AutoTokenizer.from_pretrained(job.model.path).save_pretrained(job.out / "model")
-    for file in (job.out / "model").iterdir():
-        file.chmod(0o644)  # safetensors are written for their owner alone, and whoever serves the model may be another user

@@ -1,12 +1,12 @@
 """What a training worker is told."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray.actor import ActorHandle
 
 from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.places import Place
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class TrainingJob:
     resources: ResourcesConfig
     seed: int
     task_weights: dict[str, float]
-    records: Path
-    out: Path
+    records: Place
+    out: Place
     counter: ActorHandle[Any] | None
-    references: Path | None = None
+    references: Place | None = None
     """ReferenceScores of the groups in `records`, for a loss that needs them; None where the sampler's own log-likelihoods do."""

@@ -1,20 +1,26 @@
 """Training on the cluster: Ray Train starts the workers, restarts them after a failure, and keeps their checkpoints."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from aft_ray.places import for_ray_train
+from aft_ray.training.checkpoints import KEPT
+from aft_ray.training.divergence import raise_divergence
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.reference import reference_worker
 from aft_ray.training.worker import train_worker
 
 
 def run_training(job: TrainingJob) -> None:
-    """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there."""
+    """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there.
+
+    Raises DivergedError where the loss or its gradient became infinite or no number.
+    """
     run_workers(train_worker, job)
+    raise_divergence(job.out)
 
 
 def score_references(job: TrainingJob) -> None:
@@ -30,6 +36,7 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
     resources = job.resources
     on_gpu = resources.gpus_per_training_worker > 0
     per_worker = {"CPU": resources.cpus_per_training_worker} | ({"GPU": resources.gpus_per_training_worker} if on_gpu else {})
+    storage, filesystem = for_ray_train(job.out)
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
@@ -39,9 +46,10 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
         ),
         run_config=train.RunConfig(
             name="checkpoints",
-            storage_path=str(Path(job.out).absolute()),
+            storage_path=storage,
+            storage_filesystem=filesystem,
             failure_config=train.FailureConfig(max_failures=resources.max_failures),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=KEPT),
         ),
     )
     trainer.fit()

@@ -1,10 +1,8 @@
 """What every training worker runs: DeepSpeed over the same deterministic sequence of global batches."""
 
 import json
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +10,12 @@ import torch
 from aft_ray.config import AlignmentConfig, TrainingConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
 from aft_ray.losses.boundary import boundaries_by_task
+from aft_ray.places import Place, write_atomically
 from aft_ray.training.batches import Batch, Example, Layout, make_batch
+from aft_ray.training.checkpoints import CheckpointClock, Progress, load, newest_whole_checkpoint, save
+from aft_ray.training.divergence import all_finite, tell_divergence
 from aft_ray.training.division import global_batches, share_out
-from aft_ray.training.engine import export, leave_process_group, prepare_environment, start_engine
+from aft_ray.training.engine import DTYPES, leave_process_group, prepare_environment, start_engine
 from aft_ray.training.examples import alignment_examples, sampler_scores, vft_examples, with_references, within
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.layout import choose_layout
@@ -29,35 +30,45 @@ def train_worker(settings: dict[str, Any]) -> None:
     import deepspeed
     from ray import train
 
+    from aft_ray.training.export import export
+
     job: TrainingJob = settings["job"]
     context = train.get_context()
     examples, left_out = load_examples(job)
     batches = schedule(examples, job)
-    engine = start_engine(job, total_steps=len(batches))
-    loss, layout = global_loss(job.training), choose_layout(engine, examples[0], job.training.max_tokens)
-    step, seconds, history = 0, 0.0, list[dict[str, float | None]]()
-    checkpoint = train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            _, state = engine.load_checkpoint(folder)
-        step, seconds, history = state["step"], state["seconds"], state["history"]
-    while step < len(batches):
-        started = time.monotonic()
-        history.append(train_step(engine, loss, batches[step], job, layout))
-        step, seconds = step + 1, seconds + time.monotonic() - started
-        if context.get_world_rank() == 0 and job.counter is not None:
-            job.counter.put.remote(step, len(batches), f"loss {history[-1]['loss']:.3f}")
-        if step % job.training.steps_per_checkpoint == 0 and step < len(batches):
-            save_checkpoint(engine, {"step": step, "seconds": seconds, "history": history})
-    export(engine, job)
+    with newest_whole_checkpoint(job) as checkpoint:
+        engine = start_engine(job, total_steps=len(batches), universal=checkpoint is not None and checkpoint.universal)
+        layout = choose_layout(engine, examples[0], job.training.max_tokens)
+        progress = Progress() if checkpoint is None else load(engine, checkpoint)
+    if not train_steps(engine, batches, progress, job, layout):
+        return
+    export(engine, job, DTYPES[job.model.precision])
     probe = probe_scores(engine, examples[0], layout)
     if context.get_world_rank() == 0:
-        counts = {"examples": len(examples), "left out": left_out, "steps": step}
-        (job.out / "training.json").write_text(
-            json.dumps({"counts": counts, "step_seconds": seconds, "history": history, "probe": probe})
-        )
+        counts = {"examples": len(examples), "left out": left_out, "steps": progress.step}
+        told = {"counts": counts, "step_seconds": progress.seconds, "history": progress.history, "probe": probe}
+        write_atomically(job.out / "training.json", json.dumps(told))
     deepspeed.comm.barrier()
     leave_process_group(job.resources)
+
+
+def train_steps(engine: Any, batches: list[list[Example]], progress: Progress, job: TrainingJob, layout: Layout) -> bool:
+    """From where `progress` stands to the end, with checkpoints on the way. False where training diverged and was stopped."""
+    loss, clock, rank = global_loss(job.training), CheckpointClock(job), torch.distributed.get_rank()
+    while progress.step < len(batches):
+        started, batch = time.monotonic(), batches[progress.step]
+        measures = train_step(engine, loss, batch, job, layout)
+        progress.step, progress.seconds = progress.step + 1, progress.seconds + time.monotonic() - started
+        progress.history.append(measures)
+        if not all_finite(measures):
+            if rank == 0:
+                tell_divergence(job.out, progress.step, measures, batch)
+            return False
+        if rank == 0 and job.counter is not None:
+            job.counter.put.remote(progress.step, len(batches), f"loss {measures['loss']:.3f}")
+        if clock.says_save(progress.step) and progress.step < len(batches):
+            save(engine, progress)
+    return True
 
 
 def load_examples(job: TrainingJob) -> tuple[list[Example], int]:
@@ -93,7 +104,7 @@ def reference_log_likelihoods(job: TrainingJob, groups: list[CandidateGroup]) ->
     return {scores.question_id: scores.log_likelihoods for scores in read_parquet(job.references, ReferenceScores)}
 
 
-def read_training_groups(records: Path) -> list[CandidateGroup]:
+def read_training_groups(records: Place) -> list[CandidateGroup]:
     return [group for group in iter_parquet(records, CandidateGroup) if group.question.split == "train"]
 
 
@@ -120,7 +131,10 @@ def global_loss(training: TrainingConfig) -> GlobalLoss:
 
 
 def train_step(engine: Any, loss: GlobalLoss, batch: list[Example], job: TrainingJob, layout: Layout) -> dict[str, float | None]:
-    """One optimizer step on a global batch; returns what `batch_measures` says of it, over all ranks."""
+    """One optimizer step on a global batch; returns what `batch_measures` says of it, over all ranks, and the gradient's norm.
+
+    No step is made where the loss is no finite number.
+    """
     import deepspeed
 
     rank, world_size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
@@ -136,19 +150,14 @@ def train_step(engine: Any, loss: GlobalLoss, batch: list[Example], job: Trainin
 
     share = share_out(batch, world_size, job.training.tokens_per_micro_batch, layout)[rank]
     sums = run_passes(score, backward, loss, share, batch, layout)
-    engine.step()
     totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=engine.device)
     deepspeed.comm.all_reduce(totals)
-    return batch_measures(dict(zip(sums, totals.tolist(), strict=True)))
-
-
-def save_checkpoint(engine: Any, state: dict[str, Any]) -> None:
-    """Every rank saves its part and reports its directory; Ray Train merges them into one checkpoint on the run's storage."""
-    from ray import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        engine.save_checkpoint(folder, client_state=state)
-        train.report({"step": state["step"]}, checkpoint=train.Checkpoint.from_directory(folder))
+    measures = batch_measures(dict(zip(sums, totals.tolist(), strict=True)))
+    if all_finite(measures):
+        engine.step()
+        norm = engine.get_global_grad_norm()
+        measures["gradient_norm"] = None if norm is None else float(norm)
+    return measures
 
 
 def probe_scores(engine: Any, example: Example, layout: Layout) -> dict[str, Any]:

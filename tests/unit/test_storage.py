@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aft_ray.places import write_atomically
 from aft_ray.run import each_once
 from aft_ray.storage import (
     alone_in,
@@ -15,7 +16,6 @@ from aft_ray.storage import (
     model_fingerprint,
     read_manifest,
     stage_folder,
-    write_atomically,
 )
 from schemas import StageManifest
 

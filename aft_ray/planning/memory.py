@@ -1,0 +1,119 @@
+"""Memory of a training worker and of a sampling actor: on its GPU, or as its process where there is none, and on its host.
+
+What DeepSpeed keeps follows ZeRO (arXiv 1910.02054, figure 1) with DeepSpeed's own buffers: N workers share the optimizer's state
+from stage 1 on, the gradients from stage 2, the parameters in stage 3.
+"""
+
+from dataclasses import dataclass, fields
+
+from aft_ray.config import ResourcesConfig, TrainingConfig
+from aft_ray.planning.shape import ModelShape, group
+from aft_ray.training.batches import Example
+from aft_ray.training.engine import DTYPES, deepspeed_buffers
+from aft_ray.training.head import LOGITS_AT_A_TIME, LOGITS_KEPT
+
+PROCESS = {"train": 0.8e9, "sample": 1.1e9}
+"""Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray, of the versions in pyproject.toml."""
+CUDA_CONTEXT = 1.5e9
+"""With NCCL's buffers."""
+OF_GPU = 0.92
+"""vLLM's share of a GPU, its own default; what allocators lose leaves training about as much."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, of one worker. `host` is what waits beside a GPU in the host's memory; on a CPU all is of the process."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    buffers: float
+    process: float
+    host: float = 0.0
+
+    @property
+    def device(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self) if field.name != "host")
+
+
+def training_memory(
+    shape: ModelShape, training: TrainingConfig, resources: ResourcesConfig, precision: str, longest: Example
+) -> Memory:
+    """At most, of a worker whose micro-batches are full of the longest question that fits into one."""
+    dtype = DTYPES[precision]
+    on_gpu, stage, workers = resources.gpus_per_training_worker > 0, resources.zero_stage, max(1, least_workers(resources))
+    size, count = dtype.itemsize, shape.parameters
+    buffers = deepspeed_buffers(on_gpu)
+    shared = {level: count / workers if stage >= level else count for level in (1, 2, 3)}
+    parameters = size * shared[3]
+    # In bf16 they are summed in fp32 beside the ones that backward makes.
+    gradients = (4 if precision == "bf16" and stage else size) * shared[2]
+    if stage >= 2:
+        gradients += size * min(count, buffers["reduce_bucket_size"])
+    # Adam's two moments, and of ZeRO always, of bf16 too, weights in fp32.
+    optimizer = (8 + 4 * (stage > 0 or precision == "bf16")) * shared[1]
+    transient = 4 * shared[1] if stage else 0  # the gradient in fp32, while the step is made
+    if stage == 3:
+        parameters += size * min(count, buffers["stage3_max_live_parameters"])
+    offloaded = optimizer + 4 * shared[2] if resources.offload != "nothing" else 0.0
+    parameters_offloaded = size * shared[3] if resources.offload == "optimizer+parameters" else 0.0
+    device_optimizer = 0.0 if resources.offload != "nothing" else optimizer + transient
+    host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
+    if not on_gpu:  # offloading then takes from the same memory
+        device_optimizer, parameters_offloaded = optimizer + transient, 0.0
+    return Memory(
+        parameters=parameters - parameters_offloaded,
+        gradients=gradients,
+        optimizer=device_optimizer,
+        activations=activation_memory(shape, training, resources, precision, longest),
+        buffers=2 * buffers["allgather_bucket_size"] * size if stage in (1, 2) and workers > 1 and on_gpu else 0.0,
+        process=CUDA_CONTEXT if on_gpu else PROCESS["train"],
+        host=host,
+    )
+
+
+def activation_memory(
+    shape: ModelShape, training: TrainingConfig, resources: ResourcesConfig, precision: str, longest: Example
+) -> float:
+    """Of a micro-batch: what its layers keep, what backward adds, and the head."""
+    budget, dtype = training.tokens_per_micro_batch, DTYPES[precision]
+    chains = len(longest.chains)
+    while chains > 1 and group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains).length > budget:
+        chains -= 1  # the others go in a part of their own
+    example = group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains)
+    questions = max(1, budget // example.length)
+    kept = shape.activations(example, questions, dtype)
+    if resources.activation_checkpointing:
+        of_layers = shape.layers * kept.between_layers + kept.of_layer
+    else:
+        of_layers = shape.layers * kept.of_layer
+    of_chains = questions * sum(len(chain.token_ids) for chain in example.chains)
+    kind = "cuda" if resources.gpus_per_training_worker else "cpu"
+    logits = 4 * (min(of_chains * shape.vocabulary, LOGITS_KEPT[kind]) + 2 * LOGITS_AT_A_TIME[kind])
+    # The hidden states of the chains, and their gradient in fp32.
+    hidden = of_chains * shape.hidden * (dtype.itemsize + 4)
+    return of_layers + max(kept.transient, logits) + hidden
+
+
+def least_workers(resources: ResourcesConfig) -> int:
+    """With fewer, each holds more."""
+    workers = resources.training_workers
+    return workers if isinstance(workers, int) else workers[0]
+
+
+def sampling_memory(shape: ModelShape, resources: ResourcesConfig, precision: str, gpu_bytes: float) -> Memory:
+    """Of each GPU of an actor, which vLLM fills with cache, or of its process. `activations` is the cache."""
+    parallel = resources.gpus_per_sampling_actor
+    weights = DTYPES[precision].itemsize * shape.parameters / max(1, parallel)
+    if not parallel:
+        return Memory(weights, 0.0, 0.0, resources.kv_cache_gib * 2.0**30, 0.0, PROCESS["sample"])
+    cache = OF_GPU * gpu_bytes - weights - CUDA_CONTEXT
+    return Memory(weights, 0.0, 0.0, max(0.0, cache), 0.0, CUDA_CONTEXT, host=PROCESS["sample"])
+
+
+def cache_tokens(shape: ModelShape, memory: Memory, resources: ResourcesConfig, precision: str) -> int:
+    """How many tokens the cache of an actor holds. Tensor parallelism divides heads, and repeats them beyond their number."""
+    parallel = max(1, resources.gpus_per_sampling_actor)
+    each = shape.kv_bytes(DTYPES[precision].itemsize) / min(parallel, shape.kv_heads)
+    return int(memory.activations / each)

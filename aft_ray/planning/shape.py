@@ -1,0 +1,140 @@
+"""The size of a model, and what its forward pass keeps for backward, from config.json alone: on torch's meta device."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from aft_ray.places import Place, fetched
+from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
+from aft_ray.training.batches import Batch, Chain, Example, make_batch
+
+TRACED_LAYERS = 2
+"""Of a model's layers, so that a model of a hundred is traced as fast; they are counted as equal."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that the forward pass over a micro-batch keeps."""
+
+    of_layer: int
+    """One decoder layer's."""
+    between_layers: int
+    """Its input alone, which is what activation checkpointing keeps."""
+    transient: int
+    """The most that backward adds for a moment: the gradients of the widest part of a layer."""
+
+
+class ModelShape:
+    """Of the model in a directory, or of a config.json. Raises OSError or ValueError where transformers knows no such model."""
+
+    def __init__(self, path: Place) -> None:
+        self.config: PretrainedConfig = AutoConfig.from_pretrained(fetched(path, weights=False), trust_remote_code=False)
+        self.text = self.config.get_text_config()
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return empty(self.config)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @cached_property
+    def head(self) -> int:
+        """Parameters of the output layer, whether tied to the embeddings or not."""
+        return int(self.model.get_output_embeddings().weight.numel())
+
+    @cached_property
+    def largest_parameter(self) -> int:
+        return max(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def embedding(self) -> int:
+        """Parameters that only look tokens up, which take memory and no time."""
+        return 0 if self.config.tie_word_embeddings else self.head
+
+    @property
+    def layers(self) -> int:
+        return int(self.text.num_hidden_layers)
+
+    @property
+    def hidden(self) -> int:
+        return int(self.text.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.text.vocab_size)
+
+    @property
+    def kv_heads(self) -> int:
+        return int(getattr(self.text, "num_key_value_heads", None) or self.text.num_attention_heads)
+
+    @property
+    def attention_heads(self) -> int:
+        return int(self.text.num_attention_heads)
+
+    def kv_bytes(self, bytes_each: int) -> int:
+        """Of a token in vLLM's cache, over all layers."""
+        size = getattr(self.text, "head_dim", None) or self.hidden // self.attention_heads
+        return 2 * self.layers * self.kv_heads * int(size) * bytes_each
+
+    def activations(self, example: Example, questions: int, dtype: torch.dtype) -> Activations:
+        """Of a micro-batch of `questions` such examples in rows."""
+        config = type(self.config).from_dict(self.config.to_dict())
+        config.get_text_config().num_hidden_layers = TRACED_LAYERS
+        model = empty(config).to(dtype)
+        if model.is_backend_compatible():
+            model.set_attn_implementation(SHARED_PROMPT)
+        batch = make_batch([replace(example, question_id=str(number)) for number in range(questions)])
+        kept = traced(model, batch)
+        tokens, bytes_each = batch.input_ids_RL.numel(), dtype.itemsize
+        between = tokens * self.hidden * bytes_each
+        widest = int(getattr(self.text, "intermediate_size", None) or 4 * self.hidden)
+        return Activations((kept - between) // TRACED_LAYERS, between, 3 * tokens * widest * bytes_each)
+
+
+def empty(config: PretrainedConfig) -> PreTrainedModel:
+    """A model without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def traced(model: PreTrainedModel, batch: Batch) -> int:
+    """Bytes that autograd keeps of the model's body, each storage once, parameters left out."""
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    # What says who sees whom is made of numbers, which meta tensors do not have; then it is put on meta with the rest.
+    arguments = {name: on_meta(value) for name, value in attention_arguments(batch, model.config._attn_implementation).items()}
+    if arguments["attention_mask"] is None:
+        # transformers would look into the positions for a mask to make; one that is given is not looked at.
+        arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model.base_model(
+            input_ids=batch.input_ids_RL.to("meta"),
+            position_ids=batch.position_ids_RL.to("meta"),
+            use_cache=False,
+            **arguments,
+        ).last_hidden_state
+        of_model = {pointer: tensor for pointer, tensor in kept.items() if pointer not in own}
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in of_model.values())
+
+
+def on_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to("meta")
+    return value if value is None else type(value)(**{name: on_meta(part) for name, part in vars(value).items()})
+
+
+def group(prompt_tokens: int, chain_tokens: int, chains: int) -> Example:
+    """A question of these lengths."""
+    return Example("q", (1,) * prompt_tokens, tuple(Chain((1,) * chain_tokens, "positive") for _ in range(chains)))

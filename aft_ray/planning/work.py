@@ -1,0 +1,69 @@
+"""How much there is to compute, stage by stage, and how long that takes at a stated utilisation.
+
+FLOPs as Megatron-LM counts them (arXiv 2104.04473): 6 a weight and token in training, 2 in a forward pass, attention added.
+"""
+
+from dataclasses import dataclass
+
+from aft_ray.config import RunConfig
+from aft_ray.planning.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What the estimate stands on: numbers of questions, and mean tokens."""
+
+    train: int
+    references: int
+    held_out: int
+    prompt: float
+    chain: float
+
+
+@dataclass(frozen=True)
+class StageWork:
+    name: str
+    tokens: float
+    flops: float
+    trains: bool
+    """On the training workers; else on the sampling actors."""
+
+
+def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[StageWork]:
+    """An upper bound: no chain is taken to be a double of another, none to be dropped."""
+    k, greedy = config.sampling.k, 1
+    vft = lengths.references * config.vft.epochs
+    groups = lengths.train * config.alignment.epochs
+    work = [
+        training("vft", shape, lengths, vft, 1),
+        sampling("sample", shape, lengths, lengths.train + lengths.held_out, k, scored=0, also=lengths.held_out * greedy),
+    ]
+    for number in range(1, config.rounds + 1):
+        name = "" if number == 1 else f"-{number}"
+        if number > 1:
+            work.append(sampling(f"sample{name}", shape, lengths, lengths.train, k))
+        work.append(training(f"align{name}", shape, lengths, groups, k + 1))
+        samples = k if config.evaluation.samples else 0
+        work.append(sampling(f"evaluate-aft{name}", shape, lengths, lengths.held_out, samples + greedy, scored=k))
+    return work
+
+
+def training(name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: int) -> StageWork:
+    """The prompt once, the head at the chains' tokens alone."""
+    tokens = questions * (lengths.prompt + chains * lengths.chain)
+    of_head = questions * chains * lengths.chain
+    body = shape.parameters - shape.head - shape.embedding if shape.embedding else shape.parameters - shape.head
+    seen = questions * (lengths.prompt**2 / 2 + chains * lengths.chain * (lengths.prompt + lengths.chain / 2))
+    return StageWork(name, tokens, 6 * (body * tokens + shape.head * of_head) + 12 * shape.layers * shape.hidden * seen, True)
+
+
+def sampling(
+    name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: int, scored: int = 0, also: float = 0.0
+) -> StageWork:
+    """`scored`: given chains a question that are read, not generated; `also`: further single chains."""
+    tokens = questions * (lengths.prompt + (chains + scored) * lengths.chain) + also * lengths.chain
+    return StageWork(name, tokens, 2 * (shape.parameters - shape.embedding) * tokens, False)
+
+
+def hours(flops: float, gpus: float, peak_flops: float, utilisation: float) -> float:
+    return flops / (gpus * peak_flops * utilisation) / 3600

@@ -1,0 +1,104 @@
+"""The model written out as a Hugging Face directory, a file at a time: no rank ever holds more of it whole than one file."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from aft_ray.places import Place, fetched, make_folder, upload
+from aft_ray.training.job import TrainingJob
+from aft_ray.training.loading import INDEX
+
+BYTES_PER_FILE = 2**31
+
+
+def export(engine: Any, job: TrainingJob, dtype: torch.dtype) -> None:
+    """Weights as safetensors, config, generation config, tokenizer. Called by all ranks, written by rank 0."""
+    model, writes = engine.module.model, deepspeed.comm.get_rank() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        writer = Writer(Path(folder), job.out / "model") if writes else None
+        if getattr(model, "_weight_conversions", None):
+            save_converted(model, writer, dtype)
+        else:
+            save_by_file(model, writer, dtype)
+        if writer is not None:
+            model.config.dtype = dtype
+            model.config.save_pretrained(folder)
+            if model.can_generate():
+                model.generation_config.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(fetched(job.model.path, weights=False)).save_pretrained(folder)
+            writer.put_away()
+
+
+class Writer:
+    """Files are made on this machine's disk, one at a time, and from there put in their place."""
+
+    def __init__(self, folder: Path, out: Place) -> None:
+        self.folder, self.out = folder, make_folder(out)
+
+    def save(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
+        save_file(tensors, self.folder / name, metadata={"format": "pt"})
+        self.put_away()
+
+    def put_away(self) -> None:
+        for file in self.folder.iterdir():
+            upload(file, self.out / file.name)
+            file.unlink()
+
+
+def save_by_file(model: Any, writer: Writer | None, dtype: torch.dtype) -> None:
+    parameters = dict(model.named_parameters())
+    kept = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
+    tensors = parameters | kept
+    sizes = {name: whole_size(tensor) * dtype.itemsize for name, tensor in tensors.items()}
+    parts = divide(sizes)
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(parts, start=1):
+        file = "model.safetensors" if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
+        held = {name: whole(tensors[name], dtype, writer is not None) for name in names}
+        if writer is not None:
+            writer.save(file, {name: tensor for name, tensor in held.items() if tensor is not None})
+        weight_map |= dict.fromkeys(names, file)
+    if writer is not None and len(parts) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (writer.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save_converted(model: Any, writer: Writer | None, dtype: torch.dtype) -> None:
+    """Of models whose files have other names than they do: transformers converts them back, of the whole model at once."""
+    held = {name: whole(parameter, dtype, writer is not None) for name, parameter in model.named_parameters()}
+    if writer is not None:
+        held |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
+        model.save_pretrained(writer.folder, state_dict=held)
+
+
+def whole(tensor: torch.Tensor, dtype: torch.dtype, writes: bool) -> torch.Tensor | None:
+    """A copy in the host's memory, where it is wanted; under ZeRO-3 gathered for that moment."""
+    divided = hasattr(tensor, "ds_id")
+    with deepspeed.zero.GatheredParameters([tensor], enabled=divided):
+        if not writes:
+            return None
+        return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+
+
+def whole_size(tensor: torch.Tensor) -> int:
+    """Numbers in it, also where ZeRO-3 has left this rank a part."""
+    return int(getattr(tensor, "ds_numel", tensor.numel()))
+
+
+def divide(sizes: dict[str, int]) -> list[list[str]]:
+    """Names in their order, as many together as BYTES_PER_FILE allows."""
+    parts: list[list[str]] = [[]]
+    room = BYTES_PER_FILE
+    for name, size in sizes.items():
+        if size > room and parts[-1]:
+            parts.append([])
+            room = BYTES_PER_FILE
+        parts[-1].append(name)
+        room -= size
+    return parts

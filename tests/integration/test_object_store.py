@@ -1,0 +1,182 @@
+"""A run directory in an object store: a real S3 server (moto's) on this machine, real requests over HTTP."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from upath import UPath
+
+pytest.importorskip("s3fs", reason="s3fs is not installed")
+pytest.importorskip("moto", reason="moto is not installed")
+
+from aft_ray.places import atomic_file, fetched, files_below, make_folder, place, remove, write_atomically
+from aft_ray.sampling.commits import committed
+from aft_ray.storage import Lease, TwoRunsError, alone_in, finish_interrupted, read_manifest, stage_folder
+from schemas import CandidateGroup, Question, StageManifest, count_rows, read_parquet, write_parquet
+
+MANIFEST = StageManifest(stage="s", fingerprint="f", settings={}, inputs={}, counts={}, seconds=1.0, versions={})
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator:
+    """An empty bucket, as a place."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(address)
+        # What elsewhere is in the environment of every node stands in the path here, and goes with it to Ray's workers.
+        made = place(UPath("s3://bucket", endpoint_url=address, key="test", secret="test"))
+        made.fs.mkdir("bucket")
+        yield made
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(address: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(address, timeout=2)
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(address)
+
+
+def interrupted(context, act) -> None:
+    with context as given:
+        act(given)
+        raise RuntimeError
+
+
+def question(name: str) -> Question:
+    return Question(question_id=name, task="t", split="train", text="?", gold="1", reference=None)
+
+
+def test_a_stage_is_whole_or_not_there(bucket):
+    stage = bucket / "runs" / "a" / "vft"
+    with pytest.raises(RuntimeError):
+        interrupted(stage_folder(stage, "f"), lambda out: write_atomically(out / "model" / "half", "half"))
+    assert read_manifest(stage) is None
+    with stage_folder(stage, "f") as out:
+        assert (out / "model" / "half").read_text() == "half", "what the interrupted stage left is there to go on from"
+        write_atomically(out / "manifest.json", MANIFEST.model_dump_json())
+    assert read_manifest(stage) == MANIFEST
+    assert (stage / "model" / "half").read_text() == "half"
+    with stage_folder(stage, "g") as out:
+        assert files_below(out) == []
+        write_atomically(out / "manifest.json", MANIFEST.model_dump_json())
+    assert [file.name for file in files_below(bucket / "runs" / "a")] == ["manifest.json"]
+
+
+def test_a_stage_killed_while_it_was_copied_into_place_is_put_there(bucket):
+    stage, working = bucket / "runs" / "b" / "vft", bucket / "runs" / "b" / ".vft-f"
+    for name, text in (("model", "weights"), ("manifest.json", MANIFEST.model_dump_json())):
+        write_atomically(working / name, text)
+    write_atomically(stage / "model", "wei")
+    finish_interrupted(stage, "f")
+    assert read_manifest(stage) == MANIFEST
+    assert (stage / "model").read_text() == "weights"
+    assert files_below(working) == []
+
+
+def test_a_file_that_fails_half_way_is_not_written(bucket):
+    write_atomically(bucket / "file", "old")
+    with pytest.raises(RuntimeError):
+        interrupted(atomic_file(bucket / "file"), lambda file: file.write("new"))
+    assert (bucket / "file").read_text() == "old"
+
+
+def test_records_are_written_read_and_counted(bucket):
+    folder = make_folder(bucket / "records")
+    write_parquet(folder / "1.parquet", Question, [question("a"), question("b")])
+    write_parquet(folder / "2.parquet", Question, [question("b"), question("c")])
+    (folder / "3.parquet").write_bytes(b"PAR1 half")
+    assert committed(folder).to_pylist() == ["a", "b", "c"]
+    assert [found.question_id for found in read_parquet(folder, Question)] in (["a", "b", "c"], ["a", "c", "b"])
+    assert count_rows(folder) == 3
+    remove(folder)
+    assert committed(folder).to_pylist() == []
+
+
+def test_a_second_run_is_refused_until_the_first_has_ended(bucket, monkeypatch):
+    monkeypatch.setattr(Lease, "SETTLING", 0.5)
+    monkeypatch.setattr(Lease, "SECONDS", 0.5)
+    monkeypatch.setattr(Lease, "STALE", 3.0)
+    folder = bucket / "runs" / "c"
+    with alone_in(folder):
+        time.sleep(4)  # longer than a note stays fresh that is not written anew
+        with pytest.raises(TwoRunsError, match="another run is at work there"), alone_in(folder):
+            pass
+    with alone_in(folder):
+        pass
+    (folder / ".lease").write_text(f"of-a-killed-one {time.time() - 10}")
+    with alone_in(folder):
+        pass
+
+
+def test_a_model_is_fetched_once(bucket, tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("AFT_RAY_CACHE", str(tmp_path))
+    model = bucket / "models" / "tiny"
+    for file in tiny_llama.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    small = fetched(model, weights=False)
+    assert (small / "config.json").is_file()
+    assert not list(small.glob("*.safetensors"))
+    whole = fetched(model)
+    assert (whole / "model.safetensors").read_bytes() == (tiny_llama / "model.safetensors").read_bytes()
+    monkeypatch.setattr(type(model.fs), "get_file", lambda *given: pytest.fail("fetched again"))
+    assert fetched(model) == whole
+
+
+def test_ray_data_and_ray_train_write_there(bucket, ray_session, tiny_llama):
+    """Questions from the store, trained on two workers with checkpoints, the model exported and its groups written there."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
+    from aft_ray.progress import Counter
+    from aft_ray.sampling.engine import EngineSettings
+    from aft_ray.sampling.stream import label_candidates
+    from aft_ray.tasks import TASKS
+    from aft_ray.tasks.arithmetic import generate
+    from aft_ray.training.job import TrainingJob
+    from aft_ray.training.trainer import run_training
+    from tests.conftest import tokenized
+
+    questions = tokenized(generate("train", 8, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
+    folder = bucket / "runs" / "d"
+    write_parquet(folder / "questions" / "questions.parquet", Question, questions)
+    job = TrainingJob(
+        model=ModelConfig(path=tiny_llama, precision="fp32"),
+        training=TrainingConfig(learning_rate=1e-3, epochs=2, questions_per_step=4, steps_per_checkpoint=2),
+        resources=ResourcesConfig(training_workers=1, zero_stage=2),
+        seed=0,
+        task_weights={},
+        records=folder / "questions",
+        out=folder / "vft",
+        counter=None,
+    )
+    run_training(job)
+    assert list((folder / "vft" / "checkpoints").glob("checkpoint_*"))
+    model = fetched(folder / "vft" / "model")
+    assert AutoModelForCausalLM.from_pretrained(model).config.model_type == "llama"
+    group = CandidateGroup(question=questions[0], candidates=(), model="m", seed=0, temperature=1, top_p=1, max_new_tokens=1)
+    write_parquet(folder / "given.parquet", CandidateGroup, [group])
+    settings = EngineSettings(
+        model=ModelConfig(path=tiny_llama), model_fingerprint="m", tasks=TASKS, sampling=SamplingConfig(),
+        labelling=LabellingConfig(), resources=ResourcesConfig(), seed=0,
+    )  # fmt: skip
+    label_candidates(folder / "given.parquet", folder / "groups", settings, Counter.remote())
+    assert [found.question for found in read_parquet(folder / "groups", CandidateGroup)] == [questions[0]]

@@ -1,0 +1,170 @@
+"""What a run will need, against what is counted and published elsewhere, and against real forward passes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from aft_ray.cli import DOES_NOT_FIT, app, load_job
+from aft_ray.config import AlignmentConfig, ResourcesConfig, RunConfig, TrainingConfig
+from aft_ray.planning.gpus import GPUS
+from aft_ray.planning.memory import cache_tokens, sampling_memory, training_memory
+from aft_ray.planning.plan import Machine, make_plan
+from aft_ray.planning.shape import ModelShape, group
+from aft_ray.planning.work import Lengths, training
+from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
+from aft_ray.training.batches import make_batch
+
+ROOT = Path(__file__).parent.parent.parent
+SHAPES = ROOT / "jobs" / "shapes"
+GSM8K = Lengths(train=7473, references=7473, held_out=1319, prompt=110, chain=130)
+NODE = Machine(GPUS["h100-80"], 8, 1e12, 2.5, 0.35, 0.1)
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict[str, ModelShape]:
+    return {name: ModelShape(SHAPES / f"llama2_{name}") for name in ("7b", "13b", "70b")}
+
+
+def test_parameters_are_those_that_are_published(shapes):
+    """As transformers counts them in the released models."""
+    assert {name: shape.parameters for name, shape in shapes.items()} == {
+        "7b": 6_738_415_616, "13b": 13_015_864_320, "70b": 68_976_648_192
+    }  # fmt: skip
+
+
+def test_the_cache_is_that_of_the_heads(shapes):
+    """Keys and values of a token: 2 * layers * heads * 128 * 2 bytes."""
+    assert shapes["7b"].kv_bytes(2) == 2 * 32 * 32 * 128 * 2
+    assert shapes["70b"].kv_bytes(2) == 2 * 80 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize(("chains", "questions"), [(6, 2), (1, 3)])
+def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, questions):
+    """Counted on the meta device against the same hooks on a real model, all of its layers, in fp32."""
+    shape, example = ModelShape(tiny_llama), group(20, 30, chains)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).train()
+    model.set_attn_implementation(SHARED_PROMPT)
+    batch = make_batch([replace(example, question_id=str(number)) for number in range(questions)])
+    own, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    arguments = attention_arguments(batch, SHARED_PROMPT)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model.base_model(
+            input_ids=batch.input_ids_RL, position_ids=batch.position_ids_RL, use_cache=False, **arguments
+        ).last_hidden_state
+    assert output.requires_grad
+    found = shape.activations(example, questions, torch.float32)
+    expected = sum(size for _, size in kept.values())
+    assert shape.layers * found.of_layer == pytest.approx(expected, rel=0.1)
+
+
+def test_tracing_needs_no_weights(shapes):
+    assert {parameter.device.type for parameter in shapes["70b"].model.parameters()} == {"meta"}
+    assert shapes["70b"].activations(group(256, 256, 7), 2, torch.bfloat16).of_layer > 0
+
+
+def memory_of(shape, **settings):
+    resources = ResourcesConfig(training_workers=8, gpus_per_training_worker=1, **settings)
+    return training_memory(shape, TrainingConfig(), resources, "bf16", group(256, 256, 1))
+
+
+def test_each_zero_stage_divides_more(shapes):
+    """Table 1 of the ZeRO paper (arXiv 1910.02054), for 8 ranks; here the gradients are summed in fp32."""
+    count = shapes["7b"].parameters
+    stages = [memory_of(shapes["7b"], zero_stage=stage) for stage in (0, 1, 2, 3)]
+    assert [memory.optimizer for memory in stages] == [12 * count, 16 * count / 8, 16 * count / 8, 16 * count / 8]
+    assert stages[0].parameters == stages[1].parameters == stages[2].parameters == 2 * count
+    assert stages[3].parameters == 2 * count / 8 + 2 * 10**9
+    assert stages[2].gradients < stages[1].gradients
+    assert stages[0].device > stages[1].device > stages[2].device > stages[3].device
+
+
+def test_offloading_moves_to_the_host_and_recomputing_saves_activations(shapes):
+    plain, offloaded = memory_of(shapes["7b"], zero_stage=3), memory_of(shapes["7b"], zero_stage=3, offload="optimizer")
+    assert offloaded.optimizer == 0
+    assert offloaded.host > 16 * shapes["7b"].parameters / 8 > plain.host
+    recomputed = memory_of(shapes["7b"], zero_stage=3, activation_checkpointing=True)
+    assert recomputed.activations < plain.activations / 5
+
+
+def test_tensor_parallelism_leaves_more_room_for_the_cache(shapes):
+    tokens = []
+    for parallel in (4, 8):
+        resources = ResourcesConfig(gpus_per_sampling_actor=parallel)
+        memory = sampling_memory(shapes["70b"], resources, "bf16", 80e9)
+        assert memory.device == pytest.approx(0.92 * 80e9)
+        tokens.append(cache_tokens(shapes["70b"], memory, resources, "bf16"))
+    assert tokens[1] > 2 * tokens[0]
+
+
+def test_the_work_is_six_flops_a_weight_and_token(shapes):
+    work = training("align", shapes["7b"], GSM8K, questions=1000, chains=7)
+    assert work.tokens == 1000 * (110 + 7 * 130)
+    assert work.flops == pytest.approx(6 * shapes["7b"].parameters * work.tokens, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["7b", "13b", "70b"])
+def test_the_jobs_fit_where_they_say(shapes, name):
+    config = load_job(ROOT / "jobs" / f"aft_llama{name}.py")
+    plan = make_plan(config, shapes[name], GSM8K, NODE)
+    assert plan.fits, [stage.faults for stage in plan.stages]
+    assert [stage.work.name for stage in plan.stages] == ["vft", "sample", "align", "evaluate-aft"]
+
+
+def changed(config: RunConfig, **resources) -> RunConfig:
+    return config.model_copy(update={"resources": config.resources.model_copy(update=resources)})
+
+
+def test_what_does_not_fit_is_told_with_the_nearest_that_does(shapes):
+    config = load_job(ROOT / "jobs" / "aft_llama70b.py")
+    plan = make_plan(changed(config, offload="nothing", training_workers=8), shapes["70b"], GSM8K, NODE)
+    (vft, _, align, _) = plan.stages
+    assert "resources.offload = optimizer" in vft.faults[0]
+    assert "resources.offload = optimizer" in align.faults[0]
+    told = dict(pair.split(" = ") for pair in vft.faults[0].partition("this would: ")[2].split(", "))
+    assert told.keys() == {"resources.offload", "resources.training_workers"}
+    more = changed(config, offload=told["resources.offload"], training_workers=int(told["resources.training_workers"]))
+    assert make_plan(more, shapes["70b"], GSM8K, NODE).fits, "what was said to fit does"
+    plan = make_plan(changed(config, gpus_per_sampling_actor=1), shapes["70b"], GSM8K, NODE)
+    assert "resources.gpus_per_sampling_actor = 2 would" in plan.stages[1].faults[0]
+    plan = make_plan(changed(config, gpus_per_sampling_actor=16), shapes["70b"], GSM8K, NODE)
+    assert "a node has 8" in plan.stages[1].faults[0]
+
+
+def test_a_larger_group_than_the_budget_needs_no_more_memory(shapes):
+    resources = ResourcesConfig(training_workers=8, gpus_per_training_worker=1, zero_stage=3)
+    training_of = AlignmentConfig(tokens_per_micro_batch=4096)
+    memory = [training_memory(shapes["7b"], training_of, resources, "bf16", group(256, 256, k)).activations for k in (15, 64)]
+    assert memory[1] <= memory[0]
+
+
+def test_the_command_prints_the_plan_and_says_what_is_missing(monkeypatch):
+    run, shape = CliRunner(), ["--model-config", str(SHAPES / "llama2_70b")]
+    lengths = ["--questions", "7473", "--held-out", "1319", "--prompt-tokens", "110", "--chain-tokens", "130"]
+    monkeypatch.setenv("COLUMNS", "200")
+    fits = run.invoke(app, ["plan", str(ROOT / "jobs" / "aft_llama70b.py"), *shape, *lengths, "--price", "2"])
+    assert fits.exit_code == 0, fits.output
+    assert "69 B parameters" in fits.output
+    assert "Fits." in fits.output
+    small = run.invoke(app, ["plan", str(ROOT / "jobs" / "aft_llama70b.py"), *shape, *lengths, "--gpu", "l40s-48"])
+    assert small.exit_code == DOES_NOT_FIT
+    assert "Does not fit" in small.output
+    missing = run.invoke(app, ["plan", str(ROOT / "jobs" / "aft_llama70b.py"), *shape])
+    assert missing.exit_code == 2
+    assert "is not here: say with --questions" in missing.output
+    whole = run.invoke(app, ["plan", str(ROOT / "jobs" / "quickstart.py")])
+    assert whole.exit_code == 0, whole.output
+    assert "1,200 to train (400 with reference)" in whole.output
+    nothing = run.invoke(app, ["plan", str(ROOT / "jobs" / "make_tiny_llama.py"), *lengths])
+    assert nothing.exit_code == 2
+    assert "no JOB" in nothing.output
