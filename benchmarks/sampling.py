@@ -75,8 +75,8 @@ def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
         stands = folder / "stands"
 
         class TimedActor(stream.SamplingActor):
-            def __init__(self, settings: Any) -> None:
-                super().__init__(settings)
+            def __init__(self, settings: Any, attempts: Any) -> None:
+                super().__init__(settings, attempts)
                 run = self.engine._run
 
                 async def without_end(ids: Any, parameters: Any) -> Any:
@@ -101,12 +101,9 @@ def engine_arguments(settings: Any) -> dict[str, Any]:
     from aft_ray.sampling import engine
 
     engine.prepare_environment(settings.resources)
-    import vllm.v1.engine.async_llm as async_llm
 
     taken: dict[str, Any] = {}
-    async_llm.AsyncLLM.from_engine_args = lambda arguments, usage_context: taken.update(
-        arguments=arguments, context=usage_context
-    )
+    engine.InProcessEngine = lambda arguments, context: taken.update(arguments=arguments, context=context)
     engine.Engine(settings)
     most = taken["arguments"].create_engine_config(taken["context"]).scheduler_config.max_num_seqs
     return {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS} | {"max_num_seqs": most}

@@ -85,6 +85,7 @@ def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, 
     from aft_ray.progress import Counter
     from aft_ray.run import each_once
     from aft_ray.sampling import stream
+    from aft_ray.sampling.attempts import Asking
     from aft_ray.sampling.engine import EngineSettings
     from aft_ray.tasks import TASKS
     from schemas import CandidateGroup, iter_parquet
@@ -104,9 +105,10 @@ def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, 
         told = folder / "told"
 
         class SleepingActor(stream.SamplingActor):
-            def __init__(self, settings: EngineSettings) -> None:
+            def __init__(self, settings: EngineSettings, attempts: Any) -> None:
                 self.settings = settings
                 self.engine = SleepingEngine(slots, latency, told)  # type: ignore[assignment]
+                self.asking = Asking(attempts, 3, stream.id_of_question, self.sample, self.give_up)
 
         usual, stream.SamplingActor = stream.SamplingActor, SleepingActor  # type: ignore[misc]
         before = memory()
