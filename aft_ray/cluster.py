@@ -54,8 +54,8 @@ def check_resources(resources: ResourcesConfig) -> None:
     have = {"CPUs": own_cpus(), "GPUs": torch.cuda.device_count()}
     # Beside the actors run the tasks that read, label and write, of one CPU each.
     asked = [
-        ("training_workers", resources.training_workers, "cpus_per_training_worker", "CPUs", 0),
-        ("training_workers", resources.training_workers, "gpus_per_training_worker", "GPUs", 0),
+        ("training_workers", resources.least_training_workers, "cpus_per_training_worker", "CPUs", 0),
+        ("training_workers", resources.least_training_workers, "gpus_per_training_worker", "GPUs", 0),
         ("sampling_actors", resources.sampling_actors[0], "cpus_per_sampling_actor", "CPUs", 1),
         ("sampling_actors", resources.sampling_actors[0], "gpus_per_sampling_actor", "GPUs", 0),
     ]

@@ -192,8 +192,10 @@ class EvaluationConfig(Settings):
 class ResourcesConfig(Settings):
     """What the run takes of the cluster."""
 
-    training_workers: Annotated[int, Field(ge=0)] = Field(
-        2, description="Ray Train workers, one process each; 0: in this process, without recovery, for small models"
+    training_workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = Field(
+        2,
+        description="Ray Train workers, one process each; [2, 4]: as many of them as there is room for, and more or fewer when "
+        "that changes; 0: in this process, without recovery, for small models",
     )
     sampling_actors: tuple[Positive, Positive] = Field((1, 2), description="smallest and largest number of vLLM actors")
     gpus_per_training_worker: Annotated[float, Field(ge=0)] = 0
@@ -216,10 +218,20 @@ class ResourcesConfig(Settings):
     kv_cache_gib: Positive = Field(1, description="vLLM on the CPU: its cache, per actor")
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="times that training goes on from its last checkpoint")
 
+    @property
+    def least_training_workers(self) -> int:
+        return self.training_workers if isinstance(self.training_workers, int) else self.training_workers[0]
+
+    @property
+    def most_training_workers(self) -> int:
+        return self.training_workers if isinstance(self.training_workers, int) else self.training_workers[1]
+
     @model_validator(mode="after")
     def _fits_together(self) -> "ResourcesConfig":
         if self.sampling_actors[0] > self.sampling_actors[1]:
             raise ValueError("sampling_actors: the smallest number must not be above the largest")
+        if self.least_training_workers > self.most_training_workers:
+            raise ValueError("training_workers: the smallest number must not be above the largest")
         least = least_zero_stage(self.offload)
         if self.zero_stage < least:
             raise ValueError(f"offload: {self.offload} needs a zero_stage of at least {least}, this is {self.zero_stage}")

@@ -42,7 +42,8 @@ def training_memory(
 ) -> Memory:
     """At most, of a worker whose micro-batches are full of the longest question that fits into one."""
     dtype = DTYPES[precision]
-    on_gpu, stage, workers = resources.gpus_per_training_worker > 0, resources.zero_stage, max(1, least_workers(resources))
+    on_gpu, stage = resources.gpus_per_training_worker > 0, resources.zero_stage
+    workers = max(1, resources.least_training_workers)  # with fewer, each holds more
     size, count = dtype.itemsize, shape.parameters
     buffers = deepspeed_buffers(on_gpu)
     shared = {level: count / workers if stage >= level else count for level in (1, 2, 3)}
@@ -94,12 +95,6 @@ def activation_memory(
     # The hidden states of the chains, and their gradient in fp32.
     hidden = of_chains * shape.hidden * (dtype.itemsize + 4)
     return of_layers + max(kept.transient, logits) + hidden
-
-
-def least_workers(resources: ResourcesConfig) -> int:
-    """With fewer, each holds more."""
-    workers = resources.training_workers
-    return workers if isinstance(workers, int) else workers[0]
 
 
 def sampling_memory(shape: ModelShape, resources: ResourcesConfig, precision: str, gpu_bytes: float) -> Memory:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from aft_ray.config import ResourcesConfig, TrainingConfig, least_zero_stage
-from aft_ray.planning.memory import least_workers
 
 Fits = Callable[[TrainingConfig, ResourcesConfig], bool]
 MORE_WORKERS = (1, 2, 4, 8, 16)
@@ -24,7 +23,7 @@ def nearest(training: TrainingConfig, resources: ResourcesConfig, fits: Fits) ->
 
 def candidates(training: TrainingConfig, resources: ResourcesConfig) -> Iterator[tuple[int, dict[str, object]]]:
     """First less at a time, then recomputing, then a higher stage, then the host's memory, then more workers."""
-    budget, workers = training.tokens_per_micro_batch, least_workers(resources)
+    budget, workers = training.tokens_per_micro_batch, resources.least_training_workers
     budgets = [budget // part for part in PARTS_OF_BUDGET if part == 1 or budget // part >= SMALLEST_BUDGET]
     offloads = ("nothing", "optimizer", "optimizer+parameters")
     for more, offload, stage, recompute, at_once in product(MORE_WORKERS, offloads, (0, 1, 2, 3), (False, True), budgets):

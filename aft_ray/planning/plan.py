@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from aft_ray.config import AlignmentConfig, ResourcesConfig, RunConfig, TrainingConfig
 from aft_ray.planning.gpus import Gpu
-from aft_ray.planning.memory import OF_GPU, Memory, cache_tokens, least_workers, sampling_memory, training_memory
+from aft_ray.planning.memory import OF_GPU, Memory, cache_tokens, sampling_memory, training_memory
 from aft_ray.planning.nearest import nearest
 from aft_ray.planning.shape import ModelShape, group
 from aft_ray.planning.work import Lengths, StageWork, hours, stages_of
@@ -67,7 +67,7 @@ def plan_training(config: RunConfig, shape: ModelShape, machine: Machine, work: 
         return training_memory(shape, training, resources, precision, longest)
 
     memory = memory_of(training, resources)
-    workers, on_gpu = least_workers(resources), resources.gpus_per_training_worker > 0
+    workers, on_gpu = resources.least_training_workers, resources.gpus_per_training_worker > 0
     faults = []
     if on_gpu:
         room, a_node = OF_GPU * machine.gpu.memory, min(workers, machine.gpus)

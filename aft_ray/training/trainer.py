@@ -13,6 +13,8 @@ from aft_ray.training.job import TrainingJob
 from aft_ray.training.reference import reference_worker
 from aft_ray.training.worker import train_worker
 
+SECONDS_BETWEEN_RESIZES = 60.0
+
 
 def run_training(job: TrainingJob) -> None:
     """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there.
@@ -41,8 +43,11 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=train.ScalingConfig(
-            num_workers=resources.training_workers, use_gpu=on_gpu, resources_per_worker=per_worker
+        scaling_config=train.ScalingConfig(  # type: ignore[call-arg]  # typed as that of Ray's older trainers
+            num_workers=resources.training_workers,  # type: ignore[arg-type]
+            use_gpu=on_gpu,
+            resources_per_worker=per_worker,
+            elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
         ),
         run_config=train.RunConfig(
             name="checkpoints",

@@ -1,0 +1,145 @@
+"""Checkpoints that are broken, orphaned, of another number of workers; a loss that is no number; workers that fail at a step."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.tasks.arithmetic import generate
+from aft_ray.training import trainer, worker
+from aft_ray.training.divergence import DivergedError
+from aft_ray.training.job import TrainingJob
+from aft_ray.training.trainer import run_training
+from schemas import Question, write_parquet
+from tests.conftest import tokenized
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+STEPS = 9
+
+
+@dataclass(frozen=True)
+class FailAt:
+    """Ends a worker's process before a step, or makes its loss a `value`. `once`: a file that tells that it has struck."""
+
+    step: int
+    once: Path | None = None
+    value: float | None = None
+
+    def __call__(self, usual, engine, *given):
+        if engine.global_steps + 1 == self.step and (self.once is None or not self.once.exists()):
+            if self.value is not None:
+                return {"loss": self.value}
+            if torch.distributed.get_rank() == 1:
+                self.once.touch()
+                os._exit(1)
+        return usual(engine, *given)
+
+
+def failing(fail: FailAt):
+    """The worker with that in its way."""
+
+    def train_worker(settings):
+        usual = worker.train_step
+        worker.train_step = lambda *given: fail(usual, *given)
+        worker.train_worker(settings)
+
+    return train_worker
+
+
+@pytest.fixture(scope="module")
+def job(tiny_llama, tmp_path_factory) -> TrainingJob:
+    records = tmp_path_factory.mktemp("records")
+    questions = tokenized(generate("train", 12, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
+    write_parquet(records / "questions.parquet", Question, questions)
+    return TrainingJob(
+        model=ModelConfig(path=tiny_llama, precision="fp32"),
+        training=TrainingConfig(learning_rate=1e-3, epochs=3, questions_per_step=4, steps_per_checkpoint=2),
+        resources=ResourcesConfig(training_workers=2, zero_stage=3),
+        seed=0,
+        task_weights={},
+        records=records,
+        out=tmp_path_factory.mktemp("undisturbed"),
+        counter=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job) -> TrainingJob:
+    run_training(job)
+    return job
+
+
+def history(job: TrainingJob) -> list[dict[str, float]]:
+    return json.loads((job.out / "training.json").read_text())["history"]
+
+
+def weights(job: TrainingJob) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(job.out / "model", dtype=torch.float32).named_parameters())
+
+
+def checkpoints(job: TrainingJob) -> list[Path]:
+    return sorted((job.out / "checkpoints").glob("checkpoint_*"))
+
+
+def stopped_at(job: TrainingJob, step: int, monkeypatch) -> None:
+    """The training up to there, as a killed driver leaves it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train_worker", failing(FailAt(step, value=float("nan"))))
+        with pytest.raises(DivergedError):
+            run_training(job)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_broken_newest_checkpoint_and_another_number_of_workers_change_nothing(
+    workers, job, undisturbed, tmp_path, monkeypatch
+):
+    """Stopped at step 7, its checkpoint of step 6 broken, an orphan beside it: it goes on from step 4, with 2 workers or 1."""
+    disturbed = replace(job, out=tmp_path)
+    stopped_at(disturbed, 7, monkeypatch)
+    (_, newest) = checkpoints(disturbed)
+    broken = sorted(newest.rglob("*optim_states.pt"))[0]
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    broken.write_bytes(content)
+    orphan = disturbed.out / "checkpoints" / "checkpoint_of_a_killed_worker"
+    orphan.mkdir()
+    (orphan / "half.pt").write_bytes(b"half")
+    resumed = replace(disturbed, resources=job.resources.model_copy(update={"training_workers": workers}))
+    run_training(resumed)
+    assert not orphan.exists()
+    expected, found = history(undisturbed), history(resumed)
+    assert len(found) == len(expected) == STEPS
+    for name, weight in weights(resumed).items():
+        other = weights(undisturbed)[name]
+        assert torch.equal(weight, other) if workers == 2 else torch.allclose(weight, other, atol=1e-5), name
+    for before, after in zip(expected, found, strict=True):
+        assert after == (before if workers == 2 else pytest.approx(before, abs=1e-3))
+
+
+def test_a_loss_that_is_no_number_stops_training_at_once_and_names_its_questions(job, tmp_path, monkeypatch):
+    disturbed = replace(job, out=tmp_path, resources=job.resources.model_copy(update={"training_workers": 1, "zero_stage": 0}))
+    monkeypatch.setattr(trainer, "train_worker", failing(FailAt(5, value=float("nan"))))
+    with pytest.raises(DivergedError, match=r"step 5: loss no finite number any more. Its batch: arithmetic-train-\d+, "):
+        run_training(disturbed)
+    assert len(checkpoints(disturbed)) == 2
+    assert not (disturbed.out / "model").exists()
+    assert not (disturbed.out / "diverged.json").exists(), "the next run tries again"
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("step", [1, 2, 3, STEPS])
+def test_a_worker_that_fails_at_a_step_changes_nothing(step, job, undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    disturbed, once = replace(job, out=out), tmp_path / "failed"
+    monkeypatch.setattr(trainer, "train_worker", failing(FailAt(step, once)))
+    run_training(disturbed)
+    assert once.exists()
+    assert history(disturbed) == history(undisturbed)
+    for name, weight in weights(disturbed).items():
+        assert torch.equal(weight, weights(undisturbed)[name]), name
