@@ -18,6 +18,7 @@ test: $(READY)
 # Every fault, those too that take too long for each change.
 chaos: $(READY)
 	.venv/bin/python -m pytest tests/faults -m "chaos or not chaos"
+	.venv/bin/python -m tests.faults.random_killer
 
 check: $(READY)
 	.venv/bin/ruff check .

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import ray
+
+from schemas import CandidateGroup, read_parquet
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = """
@@ -67,14 +70,28 @@ def wait_for(address: str, process: subprocess.Popen) -> None:
     raise TimeoutError(address)
 
 
-def test_the_quickstart_is_submitted(head, tmp_path):
+def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, tmp_path):
     address, environment = head
-    submitted = subprocess.run(
-        ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--",
-         "python", "jobs/quickstart.py", "--name", "submitted", "--runs_dir", str(tmp_path / "runs"), *SMALL.split()],
-        env=environment, capture_output=True, text=True, timeout=540,
-    )  # fmt: skip
-    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
-    assert "succeeded" in submitted.stdout
-    summary = json.loads((tmp_path / "runs" / "submitted" / "summary.json").read_text())
+    run = tmp_path / "runs" / "submitted"
+
+    def ray_job(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["ray", "job", arguments[0], "--address", address, *arguments[1:]]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540)
+
+    job = ["python", "jobs/quickstart.py", "--name", "submitted", "--runs_dir", str(tmp_path / "runs"), *SMALL.split()]
+    ray_job("submit", "--working-dir", str(ROOT), "--no-wait", "--submission-id", "first", "--", *job)
+    deadline = time.monotonic() + 300
+    while not (run / "vft" / "manifest.json").exists():
+        assert time.monotonic() < deadline, ray_job("logs", "first").stdout[-3000:]
+        time.sleep(0.5)
+    ray_job("stop", "first")
+    assert "STOPPED" in (status := ray_job("status", "first")).stdout + status.stderr
+    assert not (run / "summary.json").exists()
+    again = ray_job("submit", "--working-dir", str(ROOT), "--", *job)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert "succeeded" in again.stdout
+    assert re.search(r"vft +done before", again.stdout)
+    summary = json.loads((run / "summary.json").read_text())
     assert [model["n"] for model in summary["models"]] == [8, 8]
+    ids = [group.question.question_id for group in read_parquet(run / "sample" / "groups", CandidateGroup)]
+    assert len(ids) == len(set(ids)) == 24

@@ -1,0 +1,182 @@
+"""Whole small runs under a seeded killer of actors, training workers, nodes and drivers; the table is in docs/reliability.md.
+
+Run as:  .venv/bin/python -m tests.faults.random_killer [--times 20]        (part of `make chaos`; some hours on 2 cores)
+
+The cluster is Ray's own for tests, real processes on this machine: a head with the driver, two nodes beside it. A run is started,
+and started again with the same command where its driver was killed, until it ends. Asserted of every run: each question is there
+once; VFT's model is bitwise that of the undisturbed run; so is the aligned one where the sampled chains are the same, and vLLM
+samples the same where it batches the same, which a killed actor may change.
+"""
+
+import argparse
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
+
+from schemas import CandidateGroup, read_parquet
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "reliability.md"
+TRAIN, HELD_OUT = 96, 32
+COMMAND = f"""
+    jobs/quickstart.py --name chaos --task.train_questions {TRAIN} --task.references 48 --task.test_questions {HELD_OUT}
+    --vft.epochs 4 --alignment.epochs 3 --vft.steps_per_checkpoint 2 --alignment.steps_per_checkpoint 2 --sampling.k 4
+    --resources.training_workers 2 --resources.sampling_actors [1,2] --resources.max_failures 20
+""".split()
+TITLES = {"actor": r"MapWorker\(MapBatches\((Sampling|Evaluation)Actor", "worker": r"RayTrainWorker"}
+KINDS = ("actor", "worker", "node", "driver")
+MEAN_SECONDS, GIVE_UP_SECONDS = 25.0, 1800.0
+
+
+@dataclass
+class Outcome:
+    """Of one run."""
+
+    seconds: float
+    injected: list[str] = field(default_factory=list)
+    until_progress: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    lost: int = 0
+    doubled: int = 0
+    same_chains: bool = True
+
+
+class Killer:
+    """A cluster, a run on it, and at random moments a process of theirs less."""
+
+    def __init__(self, folder: Path, seed: int | None) -> None:
+        self.folder, self.random, self.calm = folder, random.Random(seed), seed is None
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self.nodes = [self.cluster.add_node(num_cpus=2) for _ in range(2)]
+        self.outcome = Outcome(0.0)
+        self.waiting: list[tuple[str, float]] = []
+
+    def run(self) -> Outcome:
+        started, seen = time.monotonic(), set(self.progress())
+        driver, next_kill = self.start(), started + self.pause()
+        while driver.poll() is None or driver.returncode != 0:
+            assert time.monotonic() - started < GIVE_UP_SECONDS, "no end of it"
+            if driver.poll() is not None:
+                assert driver.returncode == -9, f"the run ended by itself with {driver.returncode}"
+                driver = self.start()
+            found = set(self.progress())
+            if found - seen:
+                for kind, since in self.waiting:
+                    self.outcome.until_progress[kind].append(time.monotonic() - since)
+                self.waiting = []
+            seen |= found
+            if not self.calm and time.monotonic() > next_kill and not self.waiting and self.kill(driver):
+                next_kill = time.monotonic() + self.pause()
+            time.sleep(0.2)
+        self.outcome.seconds = time.monotonic() - started
+        self.cluster.shutdown()
+        return self.outcome
+
+    def start(self) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"RAY_ADDRESS": self.cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120"}
+        with (self.folder / "driver.log").open("ab") as log:
+            command = [sys.executable, *COMMAND, "--runs_dir", str(self.folder)]
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    def pause(self) -> float:
+        return self.random.expovariate(1 / MEAN_SECONDS)
+
+    def progress(self) -> Iterator[str]:
+        """What a run has committed: records, checkpoints, stages. By their names, which are unique."""
+        for pattern in ("**/*.parquet", "**/checkpoint_*", "*/manifest.json"):
+            yield from (str(path) for path in (self.folder / "chaos").glob(pattern))
+
+    def kill(self, driver: subprocess.Popen[bytes]) -> bool:
+        kind = self.random.choice(KINDS)
+        if kind == "node":
+            self.cluster.remove_node(self.nodes.pop(self.random.randrange(len(self.nodes))), allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(num_cpus=2))
+        elif kind == "driver":
+            driver.kill()
+            driver.wait()
+        else:
+            found = [p for p in psutil.process_iter(["cmdline"]) if re.search(TITLES[kind], " ".join(p.info["cmdline"] or []))]
+            if not found:
+                return False
+            self.random.choice(sorted(found, key=lambda process: process.pid)).kill()
+        self.outcome.injected.append(kind)
+        self.waiting.append((kind, time.monotonic()))
+        return True
+
+
+def examine(folder: Path, outcome: Outcome, undisturbed: Path | None) -> None:
+    run = folder / "chaos"
+    groups = read_parquet(run / "sample" / "groups", CandidateGroup)
+    ids = [group.question.question_id for group in groups]
+    outcome.lost, outcome.doubled = TRAIN + HELD_OUT - len(set(ids)), len(ids) - len(set(ids))
+    if undisturbed is None:
+        return
+    reference = {g.question.question_id: g for g in read_parquet(undisturbed / "chaos" / "sample" / "groups", CandidateGroup)}
+    outcome.same_chains = all(chains(reference[group.question.question_id]) == chains(group) for group in groups)
+    for stage in ("vft", *(["align"] if outcome.same_chains else [])):
+        one, other = (load_file(place / "chaos" / stage / "model" / "model.safetensors") for place in (folder, undisturbed))
+        assert all((one[name] == other[name]).all() for name in other), f"{stage}: other weights than undisturbed"
+
+
+def chains(group: CandidateGroup) -> list[tuple[int, ...]]:
+    return [candidate.token_ids for candidate in group.candidates]
+
+
+def table(calm: Outcome, outcomes: list[Outcome]) -> str:
+    injected = sum(len(outcome.injected) for outcome in outcomes)
+    extra = sum(outcome.seconds - calm.seconds for outcome in outcomes) / max(1, injected)
+    lines = ["| fault | times injected | seconds to progress, median [max] |", "|---|---|---|"]
+    for kind in KINDS:
+        seconds = [value for outcome in outcomes for value in outcome.until_progress[kind]]
+        told = f"{statistics.median(seconds):.0f} [{max(seconds):.0f}]" if seconds else ""
+        lines.append(f"| {kind} killed | {sum(outcome.injected.count(kind) for outcome in outcomes)} | {told} |")
+    same, lost, doubled = (sum(getattr(o, name) for o in outcomes) for name in ("same_chains", "lost", "doubled"))
+    lines += [
+        "",
+        f"{len(outcomes)} runs of {TRAIN + HELD_OUT} questions, {injected} faults: {lost} questions lost, {doubled} doubled. "
+        "VFT's model was bitwise that of the undisturbed run in all of them; "
+        f"the aligned one in all {same} whose sampled chains were the same. A fault cost {extra:.0f} s on average, start-up and "
+        f"work done again; an undisturbed run takes {calm.seconds:.0f} s.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        calm_folder = Path(name) / "calm"
+        calm_folder.mkdir()
+        calm = Killer(calm_folder, None).run()
+        examine(calm_folder, calm, None)
+        print("undisturbed", round(calm.seconds), "s", flush=True)
+        outcomes = []
+        for seed in range(given.first_seed, given.first_seed + given.times):
+            folder = Path(name) / str(seed)
+            folder.mkdir()
+            outcome = Killer(folder, seed).run()
+            examine(folder, outcome, calm_folder)
+            assert (outcome.lost, outcome.doubled) == (0, 0), f"seed {seed}"
+            outcomes.append(outcome)
+            print(seed, round(outcome.seconds), "s", outcome.injected, "same chains" if outcome.same_chains else "", flush=True)
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- chaos -->\n")
+    PAGE.write_text(f"{before}<!-- chaos -->\n\n{table(calm, outcomes)}\n\n<!-- /chaos -->{rest.partition('<!-- /chaos -->')[2]}")
+
+
+if __name__ == "__main__":
+    main()
