@@ -17,7 +17,7 @@ test: $(READY)
 
 # Every fault, those too that take too long for each change.
 chaos: $(READY)
-	.venv/bin/python -m pytest tests/faults -m "chaos or not chaos"
+	.venv/bin/python -m pytest tests/faults tests/submission -m "chaos or not chaos"
 	.venv/bin/python -m tests.faults.random_killer
 
 check: $(READY)

@@ -86,7 +86,7 @@ def checkpoints(job: TrainingJob) -> list[Path]:
     return sorted((job.out / "checkpoints").glob("checkpoint_*"))
 
 
-def stopped_at(job: TrainingJob, step: int, monkeypatch) -> None:
+def stopped_at(step: int, job: TrainingJob, monkeypatch) -> None:
     """The training up to there, as a killed driver leaves it."""
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_worker", failing(FailAt(step, value=float("nan"))))
@@ -100,7 +100,7 @@ def test_a_broken_newest_checkpoint_and_another_number_of_workers_change_nothing
 ):
     """Stopped at step 7, its checkpoint of step 6 broken, an orphan beside it: it goes on from step 4, with 2 workers or 1."""
     disturbed = replace(job, out=tmp_path)
-    stopped_at(disturbed, 7, monkeypatch)
+    stopped_at(7, disturbed, monkeypatch)
     (_, newest) = checkpoints(disturbed)
     broken = sorted(newest.rglob("*optim_states.pt"))[0]
     content = bytearray(broken.read_bytes())
@@ -119,6 +119,21 @@ def test_a_broken_newest_checkpoint_and_another_number_of_workers_change_nothing
         assert torch.equal(weight, other) if workers == 2 else torch.allclose(weight, other, atol=1e-5), name
     for before, after in zip(expected, found, strict=True):
         assert after == (before if workers == 2 else pytest.approx(before, abs=1e-3))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_from_two_workers_to_one_and_back_the_losses_stay_the_same(zero_stage, job, undisturbed, tmp_path, monkeypatch):
+    def with_workers(number: int) -> TrainingJob:
+        resources = job.resources.model_copy(update={"training_workers": number, "zero_stage": zero_stage})
+        return replace(job, out=tmp_path, resources=resources)
+
+    stopped_at(4, with_workers(2), monkeypatch)
+    stopped_at(7, with_workers(1), monkeypatch)
+    run_training(with_workers(2))
+    expected, found = ([step["loss"] for step in history(of)] for of in (undisturbed, with_workers(2)))
+    assert len(found) == STEPS
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_training_at_once_and_names_its_questions(job, tmp_path, monkeypatch):
