@@ -192,10 +192,11 @@ class EvaluationConfig(Settings):
 class ResourcesConfig(Settings):
     """What the run takes of the cluster."""
 
-    training_workers: Annotated[int, Field(ge=0)] | tuple[Positive, Positive] = Field(
-        2,
-        description="Ray Train workers, one process each; [2, 4]: as many of them as there is room for, and more or fewer when "
-        "that changes; 0: in this process, without recovery, for small models",
+    training_workers: Annotated[int, Field(ge=0)] = Field(
+        2, description="Ray Train workers, one process each; 0: in this process, without recovery, for small models"
+    )
+    fewest_training_workers: Positive | None = Field(
+        None, description="train with as few as these while there is no room for all, and with more when there is; else wait"
     )
     sampling_actors: tuple[Positive, Positive] = Field((1, 2), description="smallest and largest number of vLLM actors")
     gpus_per_training_worker: Annotated[float, Field(ge=0)] = 0
@@ -220,18 +221,14 @@ class ResourcesConfig(Settings):
 
     @property
     def least_training_workers(self) -> int:
-        return self.training_workers if isinstance(self.training_workers, int) else self.training_workers[0]
-
-    @property
-    def most_training_workers(self) -> int:
-        return self.training_workers if isinstance(self.training_workers, int) else self.training_workers[1]
+        return self.training_workers if self.fewest_training_workers is None else self.fewest_training_workers
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ResourcesConfig":
         if self.sampling_actors[0] > self.sampling_actors[1]:
             raise ValueError("sampling_actors: the smallest number must not be above the largest")
-        if self.least_training_workers > self.most_training_workers:
-            raise ValueError("training_workers: the smallest number must not be above the largest")
+        if self.least_training_workers > self.training_workers:
+            raise ValueError("fewest_training_workers must not be above training_workers")
         least = least_zero_stage(self.offload)
         if self.zero_stage < least:
             raise ValueError(f"offload: {self.offload} needs a zero_stage of at least {least}, this is {self.zero_stage}")

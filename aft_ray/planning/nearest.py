@@ -37,5 +37,6 @@ def candidates(training: TrainingConfig, resources: ResourcesConfig) -> Iterator
                 "zero_stage": stage,
                 "offload": offload,
                 "training_workers": resources.training_workers if more == 1 else workers * more,
+                "fewest_training_workers": resources.fewest_training_workers if more == 1 else None,
             },
         )

@@ -39,12 +39,14 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
     on_gpu = resources.gpus_per_training_worker > 0
     per_worker = {"CPU": resources.cpus_per_training_worker} | ({"GPU": resources.gpus_per_training_worker} if on_gpu else {})
     storage, filesystem = for_ray_train(job.out)
+    elastic = resources.fewest_training_workers is not None
+    workers = (resources.least_training_workers, resources.training_workers) if elastic else resources.training_workers
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=train.ScalingConfig(  # type: ignore[call-arg]  # typed as that of Ray's older trainers
-            num_workers=resources.training_workers,  # type: ignore[arg-type]
+            num_workers=workers,  # type: ignore[arg-type]
             use_gpu=on_gpu,
             resources_per_worker=per_worker,
             elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,

@@ -83,7 +83,10 @@ def weights(job: TrainingJob) -> dict[str, torch.Tensor]:
 
 
 def checkpoints(job: TrainingJob) -> list[Path]:
-    return sorted((job.out / "checkpoints").glob("checkpoint_*"))
+    """Those that are kept, the newest last. Others may not be removed yet."""
+    folder = job.out / "checkpoints"
+    kept = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())["checkpoint_results"]
+    return [folder / result["checkpoint_dir_name"] for result in kept]
 
 
 def stopped_at(step: int, job: TrainingJob, monkeypatch) -> None:
@@ -94,7 +97,7 @@ def stopped_at(step: int, job: TrainingJob, monkeypatch) -> None:
             run_training(job)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.chaos)])
 def test_a_broken_newest_checkpoint_and_another_number_of_workers_change_nothing(
     workers, job, undisturbed, tmp_path, monkeypatch
 ):
@@ -137,11 +140,11 @@ def test_from_two_workers_to_one_and_back_the_losses_stay_the_same(zero_stage, j
 
 
 def test_a_loss_that_is_no_number_stops_training_at_once_and_names_its_questions(job, tmp_path, monkeypatch):
-    disturbed = replace(job, out=tmp_path, resources=job.resources.model_copy(update={"training_workers": 1, "zero_stage": 0}))
-    monkeypatch.setattr(trainer, "train_worker", failing(FailAt(5, value=float("nan"))))
-    with pytest.raises(DivergedError, match=r"step 5: loss no finite number any more. Its batch: arithmetic-train-\d+, "):
+    disturbed = replace(job, out=tmp_path, resources=ResourcesConfig(training_workers=0, zero_stage=0))
+    usual, fail = worker.train_step, FailAt(5, value=float("nan"))
+    monkeypatch.setattr(worker, "train_step", lambda *given: fail(usual, *given))
+    with pytest.raises(DivergedError, match=r"step 5: loss no finite number any more. Its batch: (arithmetic-\w+(, |\. )){4}"):
         run_training(disturbed)
-    assert len(checkpoints(disturbed)) == 2
     assert not (disturbed.out / "model").exists()
     assert not (disturbed.out / "diverged.json").exists(), "the next run tries again"
 
