@@ -13,7 +13,7 @@ from aft_ray.training.engine import DTYPES, deepspeed_buffers
 from aft_ray.training.head import LOGITS_AT_A_TIME, LOGITS_KEPT
 
 PROCESS = {"train": 0.8e9, "sample": 1.1e9}
-"""Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray, of the versions in pyproject.toml."""
+"""Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. An estimate, as is the next."""
 CUDA_CONTEXT = 1.5e9
 """With NCCL's buffers."""
 OF_GPU = 0.92

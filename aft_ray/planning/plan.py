@@ -1,7 +1,7 @@
 """The plan of a run, put together: memory a stage, whether it fits, machines, tokens, hours, price."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aft_ray.config import AlignmentConfig, ResourcesConfig, RunConfig, TrainingConfig
 from aft_ray.planning.gpus import Gpu
@@ -43,7 +43,6 @@ class Plan:
     shape: ModelShape
     lengths: Lengths
     stages: tuple[StagePlan, ...]
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def fits(self) -> bool:

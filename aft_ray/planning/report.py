@@ -15,8 +15,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         highlight=False,
     )
     console.print(memory_table(plan), work_table(plan))
-    for note in plan.notes:
-        console.print(f"[dim]{note}[/]", highlight=False)
+    console.print("[dim]Hours leave out start-up, loading and moving data. Memory is computed, not measured.[/]", highlight=False)
     for fault in [fault for stage in plan.stages for fault in stage.faults]:
         console.print(f"[red]Does not fit[/] {fault}", highlight=False, soft_wrap=True)
     if plan.fits:

@@ -48,10 +48,6 @@ class ModelShape:
         """Parameters of the output layer, whether tied to the embeddings or not."""
         return int(self.model.get_output_embeddings().weight.numel())
 
-    @cached_property
-    def largest_parameter(self) -> int:
-        return max(parameter.numel() for parameter in self.model.parameters())
-
     @property
     def embedding(self) -> int:
         """Parameters that only look tokens up, which take memory and no time."""

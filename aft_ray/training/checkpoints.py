@@ -12,7 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def newest_whole_checkpoint(job: TrainingJob) -> Iterator[Resumable | None]:
         if not bound:
             yield Resumable(folder, latest(folder), universal=False)
             return
-        with tempfile.TemporaryDirectory() if train.get_context().get_local_rank() == 0 else nowhere() as own:
+        with tempfile.TemporaryDirectory() if train.get_context().get_local_rank() == 0 else nullcontext() as own:
             converted = on_each_node(lambda: convert(folder, own or ""))
             yield Resumable(converted, latest(folder) + "_universal", universal=True)
             torch.distributed.barrier()  # before the converted one is removed
@@ -197,8 +197,3 @@ def on_each_node(make: Any) -> str:
     torch.distributed.all_gather_object(found, mine)
     folder: str = dict(pair for pair in found if pair is not None)[context.get_node_rank()]
     return folder
-
-
-@contextmanager
-def nowhere() -> Iterator[str | None]:
-    yield None

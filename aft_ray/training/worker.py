@@ -41,6 +41,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         layout = choose_layout(engine, examples[0], job.training.max_tokens)
         progress = Progress() if checkpoint is None else load(engine, checkpoint)
     if not train_steps(engine, batches, progress, job, layout):
+        leave_process_group(job.resources)
         return
     export(engine, job, DTYPES[job.model.precision])
     probe = probe_scores(engine, examples[0], layout)
