@@ -92,6 +92,25 @@ def test_a_stage_killed_while_it_was_copied_into_place_is_put_there(bucket):
     assert files_below(working) == []
 
 
+def test_a_stage_killed_while_its_working_folder_was_removed_stays_whole(bucket, monkeypatch):
+    stage, working = bucket / "runs" / "e" / "vft", bucket / "runs" / "e" / ".vft-f"
+    for name, text in (("model", "weights"), ("manifest.json", MANIFEST.model_dump_json())):
+        write_atomically(working / name, text)
+
+    def killed_half_way(path):
+        if path.name == working.name:
+            (working / "model").unlink()
+            raise RuntimeError
+        remove(path)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("aft_ray.storage.remove", killed_half_way)
+        finish_interrupted(stage, "f")
+    finish_interrupted(stage, "f")
+    assert read_manifest(stage) == MANIFEST
+    assert (stage / "model").read_text() == "weights"
+
+
 def test_a_file_that_fails_half_way_is_not_written(bucket):
     write_atomically(bucket / "file", "old")
     with pytest.raises(RuntimeError):
