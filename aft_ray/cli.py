@@ -60,7 +60,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     console = Console(file=sys.stdout)  # this one, also when Ray's output is sent elsewhere
     config = parse_or_exit(job, sys.argv[1:] if arguments is None else arguments, console)
     # Only now: --help and wrong settings need not wait for Ray, torch and transformers.
-    from aft_ray.cluster import NotEnoughResourcesError
+    from aft_ray.capacity import NotEnoughResourcesError
     from aft_ray.evaluation.summary import print_summary
     from aft_ray.run import Run
     from aft_ray.storage import TwoRunsError
@@ -74,7 +74,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     keep_chatter(logs)
     try:
         summary = run.execute()
-    except TwoRunsError as error:
+    except (TwoRunsError, NotEnoughResourcesError) as error:
         refuse(str(error), console)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray exits on SIGTERM, which is also how `ray job stop` comes
         console.print("Stopped. The same command goes on from here.")

@@ -7,14 +7,7 @@ from typing import Any
 
 import ray
 import ray.data
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from aft_ray.config import ResourcesConfig
-
-
-class NotEnoughResourcesError(Exception):
-    """This machine's own Ray can never give what the run asks for; without this, Ray would wait for ever."""
 
 
 def connect(logs: Path) -> None:
@@ -45,25 +38,3 @@ def beside_the_driver() -> NodeAffinitySchedulingStrategy:
 def own_cpus() -> int:
     """Two at least: what two workers and two actors are counted against, also on a machine with one core."""
     return max(2, os.cpu_count() or 1)
-
-
-def check_resources(resources: ResourcesConfig) -> None:
-    """Raises NotEnoughResourcesError. Asks nothing of a cluster, which may grow."""
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    have = {"CPUs": own_cpus(), "GPUs": torch.cuda.device_count()}
-    # Beside the actors run the tasks that read, label and write, of one CPU each.
-    asked = [
-        ("training_workers", resources.least_training_workers, "cpus_per_training_worker", "CPUs", 0),
-        ("training_workers", resources.least_training_workers, "gpus_per_training_worker", "GPUs", 0),
-        ("sampling_actors", resources.sampling_actors[0], "cpus_per_sampling_actor", "CPUs", 1),
-        ("sampling_actors", resources.sampling_actors[0], "gpus_per_sampling_actor", "GPUs", 0),
-    ]
-    missing = [
-        f"  resources: {count} x {each} = {number * getattr(resources, each):g} {kind}"
-        f"{' and 1 to read and label' if beside else ''}, this machine has {have[kind]}"
-        for count, number, each, kind, beside in asked
-        if number * getattr(resources, each) + beside > have[kind]
-    ]
-    if missing:
-        raise NotEnoughResourcesError("\n".join(["Not enough for this run (submit it to a cluster, or ask for less):", *missing]))

@@ -1,4 +1,4 @@
-"""What can never work is refused before anything starts: the model, its context, the loss, the boundary."""
+"""What can never work is refused before anything starts: the model, its context, the loss, the boundary, the run's place."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from transformers import AutoConfig
 
 from aft_ray.config import AlignmentConfig, RunConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function
-from aft_ray.places import Place, fetched
+from aft_ray.places import Place, fetched, make_folder
 from aft_ray.sampling.engine import longest_request
 from aft_ray.tasks import BadInputError
 from schemas import CandidateGroup, Question
@@ -37,6 +37,18 @@ def check_model(path: Place) -> None:
     except (ValueError, KeyError) as error:
         told = "transformers knows no such model; code that comes with a model is never run"
         raise BadInputError([f"{path / 'config.json'}: {told} ({str(error)[:200]})"]) from None
+
+
+def check_writable(folder: Place) -> None:
+    """Raises BadInputError where nothing can be written in the run's directory, which is made if it is not there."""
+    probe = folder / ".writable"
+    try:
+        make_folder(folder)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        told = f"cannot be written ({error.strerror or error}): set runs_dir to a place where this user may write"
+        raise BadInputError([f"{folder}: {told}"]) from None
 
 
 def check_boundary(alignment: AlignmentConfig, questions: Sequence[Question], given: Sequence[CandidateGroup]) -> None:

@@ -9,17 +9,18 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ray.actor import ActorHandle
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from aft_ray.cluster import check_resources, connect
+from aft_ray.capacity import Demand, check_this_machine, sampling_demand, training_demand, wait_for_room
+from aft_ray.cluster import connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.measures import evaluation_of_sampler
@@ -27,9 +28,9 @@ from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.losses import loss_function, needs_reference
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
-from aft_ray.preflight import check_boundary, check_context, check_loss, check_model
+from aft_ray.preflight import check_boundary, check_context, check_loss, check_model, check_writable
 from aft_ray.progress import StageProgress
-from aft_ray.sampling.commits import committed
+from aft_ray.sampling.commits import committed, each_once
 from aft_ray.sampling.dead_letters import keep_dead_letters
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
@@ -59,8 +60,6 @@ from schemas import (
     write_parquet,
 )
 
-R = TypeVar("R", bound=Record)
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -89,7 +88,7 @@ class Run:
         check_model(config.model.path)
         check_context(config)
         check_loss(config.alignment)
-        check_resources(config.resources)
+        check_this_machine(config.resources)
         self.tasks = make_tasks(config.task)
         tokenizer = AutoTokenizer.from_pretrained(model)
         found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
@@ -101,11 +100,11 @@ class Run:
         limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
         print_report(reports, limits, found.counts, console)
         self.folder = absolute(config.runs_dir / config.name)
+        check_writable(self.folder)
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
 
     def execute(self) -> dict[str, Any]:
         """All stages, then the summary, which is written to summary.json and returned."""
-        make_folder(self.folder)
         with alone_in(self.folder):
             return self.execute_stages()
 
@@ -218,6 +217,11 @@ class Run:
         self.console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{told}[/]", highlight=False)
         return manifest, False
 
+    def connect_for(self, demand: Demand) -> None:
+        """Raises NotEnoughResourcesError where the cluster can never hold it; waits where it is full, or has to grow first."""
+        connect(self.logs)
+        wait_for_room(demand, self.console)
+
     def make_questions(self, out: Place) -> dict[str, int]:
         write_parquet(out / "questions.parquet", Question, self.questions)
         train = [question for question in self.questions if question.split == "train"]
@@ -269,7 +273,7 @@ class Run:
         seed: int | None = None,
         references: Place | None = None,
     ) -> dict[str, int]:
-        connect(self.logs)
+        self.connect_for(training_demand(self.config.resources))
         with StageProgress(self.console, stage, 0, "steps") as counter:
             run_training(self.training_job(training, start, records, out, counter, seed, references))
         remove(out / "checkpoints")
@@ -277,7 +281,7 @@ class Run:
         return counts
 
     def make_references(self, number: int, out: Place) -> dict[str, int]:
-        connect(self.logs)
+        self.connect_for(training_demand(self.config.resources))
         remove(out / "scores")  # of other ranks, perhaps
         records, scores = self.folder / in_round("sample", number) / "groups", make_folder(out / "scores")
         with StageProgress(self.console, in_round("reference", number), 0, "passes") as counter:
@@ -310,7 +314,7 @@ class Run:
 
     def make_candidates(self, number: int, out: Place) -> dict[str, int]:
         """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
-        connect(self.logs)
+        self.connect_for(sampling_demand(self.config.resources))
         groups, settings = make_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
         with StageProgress(self.console, in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
             counter.add.remote(len(committed(groups)))
@@ -352,7 +356,7 @@ class Run:
         return self.count_verdicts(evaluations)
 
     def make_evaluation(self, number: int, out: Place) -> dict[str, int]:
-        connect(self.logs)
+        self.connect_for(sampling_demand(self.config.resources))
         evaluations, settings = make_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
         held_out = sum(question.split != "train" for question in self.questions)
         with StageProgress(self.console, in_round("evaluate-aft", number), held_out, "questions") as counter:
@@ -391,14 +395,3 @@ def content_of(records: Sequence[Record]) -> str:
 
 def in_round(stage: str, number: int) -> str:
     return stage if number == 1 else f"{stage}-{number}"
-
-
-def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R], str]) -> Iterator[R]:
-    """The records as they come. At their end raises RuntimeError where a stream lost questions or wrote one twice."""
-    missing, extra = set(expected), 0
-    for record in records:
-        extra += id_of(record) not in missing
-        missing.discard(id_of(record))
-        yield record
-    if missing or extra:
-        raise RuntimeError(f"{len(missing)} questions are missing and {extra} came twice or unasked")

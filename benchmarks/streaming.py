@@ -83,9 +83,9 @@ def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, 
     from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
     from aft_ray.labelling import count_labels
     from aft_ray.progress import Counter
-    from aft_ray.run import each_once
     from aft_ray.sampling import stream
     from aft_ray.sampling.attempts import Asking
+    from aft_ray.sampling.commits import each_once
     from aft_ray.sampling.engine import EngineSettings
     from aft_ray.tasks import TASKS
     from schemas import CandidateGroup, iter_parquet

@@ -44,7 +44,7 @@ def from_table(model: type[R], table: pa.Table) -> list[R]:
 
 def write_parquet(path: Path | UPath, model: type[R], records: Iterable[R]) -> None:
     with path.open("wb") as stream:
-        pq.write_table(to_table(model, records), stream)
+        pq.write_table(to_table(model, records), stream, write_page_checksum=True)
 
 
 def read_parquet(path: Path | UPath, model: type[R]) -> list[R]:
@@ -59,7 +59,7 @@ def iter_parquet(path: Path | UPath, model: type[R]) -> Iterator[R]:
     """
     for file in _files(path):
         try:
-            with file.open("rb") as stream, pq.ParquetFile(stream) as opened:
+            with file.open("rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as opened:
                 from_table(model, opened.schema_arrow.empty_table())  # a file without rows must be of the right kind too
                 for batch in opened.iter_batches(ROWS_AT_ONCE):
                     yield from from_table(model, pa.Table.from_batches([batch]))

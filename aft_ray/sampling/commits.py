@@ -1,31 +1,37 @@
 """What a stream has written already, so that an interrupted one goes on where it stopped.
 
-A file of rows is committed when it can be read: Parquet's footer is written last. (Ray Data has checkpoints of rows of its own,
-`ray.data.checkpoint`; they keep a second list of ids beside the rows, want the id as a column of its own, and hold a CPU that the
-reader of a small machine needs. Here the rows themselves are the list.)
+A file of rows is committed when it can be read: Parquet's footer is written last, and its pages carry sums. (Ray Data has
+checkpoints of rows of its own, `ray.data.checkpoint`; they keep a second list of ids beside the rows, want the id as a column of
+its own, and hold a CPU that the reader of a small machine needs. Here the rows themselves are the list.)
 """
 
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aft_ray.places import Place, upload
+from schemas import Record
+
+R = TypeVar("R", bound=Record)
 
 
 def committed(folder: Place) -> pa.Array:
     """The ids (strings) of the questions whose rows stand in the Parquet files of `folder`, of which each then stands there once.
 
-    What a killed writer left is removed. Of a question written twice, by a stream that outlived its driver, the first row stays.
+    What a killed writer left is removed, and what a disk has changed since. Of a question written twice, by a stream that
+    outlived its driver, the first row stays.
     """
     found: set[str] = set()
     files: list[Place] = list(folder.glob("*.parquet"))
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
         try:
             with file.open("rb") as stream:
-                table = pq.ParquetFile(stream).read()
+                table = pq.ParquetFile(stream, page_checksum_verification=True).read()
         except (pa.ArrowException, OSError):
             file.unlink()
             continue
@@ -33,7 +39,7 @@ def committed(folder: Place) -> pa.Array:
         again = [question_id in found for question_id in ids]
         if any(again):
             with tempfile.NamedTemporaryFile() as shorter:
-                pq.write_table(table.filter(pc.invert(pa.array(again))), shorter.name)
+                pq.write_table(table.filter(pc.invert(pa.array(again))), shorter.name, write_page_checksum=True)
                 upload(Path(shorter.name), file)
         found.update(ids)
     return pa.array(sorted(found), pa.string())
@@ -47,3 +53,14 @@ def question_ids(table: pa.Table) -> pa.ChunkedArray:
 def without(table: pa.Table, ids: pa.Array) -> pa.Table:
     """The rows of other questions."""
     return table.filter(pc.invert(pc.is_in(question_ids(table), ids)))
+
+
+def each_once(expected: Iterable[str], records: Iterable[R], id_of: Callable[[R], str]) -> Iterator[R]:
+    """The records as they come. At their end raises RuntimeError where a stream lost questions or wrote one twice."""
+    missing, extra = set(expected), 0
+    for record in records:
+        extra += id_of(record) not in missing
+        missing.discard(id_of(record))
+        yield record
+    if missing or extra:
+        raise RuntimeError(f"{len(missing)} questions are missing and {extra} came twice or unasked")

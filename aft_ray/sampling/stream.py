@@ -201,7 +201,9 @@ def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, 
         return to_table(CandidateGroup, labelled)
 
     path, filesystem = for_ray_data(out)
-    groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(path, filesystem=filesystem)
+    groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(
+        path, filesystem=filesystem, write_page_checksum=True
+    )
 
 
 def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
@@ -219,7 +221,7 @@ def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter:
     stream = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, sampled=sampled)
     stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
     path, filesystem = for_ray_data(out)
-    stream.write_parquet(path, filesystem=filesystem)
+    stream.write_parquet(path, filesystem=filesystem, write_page_checksum=True)
 
 
 def _through_pool(

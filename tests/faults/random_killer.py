@@ -1,6 +1,8 @@
 """Whole small runs under a seeded killer of actors, training workers, nodes and drivers; the table is in docs/reliability.md.
 
-Run as:  .venv/bin/python -m tests.faults.random_killer [--times 20]        (part of `make chaos`; some hours on 2 cores)
+Run as:  .venv/bin/python -m tests.faults.random_killer [--times 20] [--first-seed 0]    (in `make chaos`; some hours on 2 cores)
+
+Each run goes into benchmarks/results/chaos.json by its seed, and the table is of all that are there: twenty can be run in parts.
 
 The cluster is Ray's own for tests, real processes on this machine: a head with the driver, two nodes beside it. A run is started,
 and started again with the same command where its driver was killed, until it ends. Asserted of every run: each question is there
@@ -9,6 +11,7 @@ samples the same where it batches the same, which a killed actor may change.
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -17,9 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
@@ -29,7 +31,7 @@ from safetensors.torch import load_file
 from schemas import CandidateGroup, read_parquet
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE, RESULTS = ROOT / "docs" / "reliability.md", ROOT / "benchmarks" / "results" / "chaos.json"
 TRAIN, HELD_OUT = 96, 32
 COMMAND = f"""
     jobs/quickstart.py --name chaos --task.train_questions {TRAIN} --task.references 48 --task.test_questions {HELD_OUT}
@@ -47,7 +49,7 @@ class Outcome:
 
     seconds: float
     injected: list[str] = field(default_factory=list)
-    until_progress: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    until_progress: dict[str, list[float]] = field(default_factory=dict)
     lost: int = 0
     doubled: int = 0
     same_chains: bool = True
@@ -74,7 +76,7 @@ class Killer:
             found = set(self.progress())
             if found - seen:
                 for kind, since in self.waiting:
-                    self.outcome.until_progress[kind].append(time.monotonic() - since)
+                    self.outcome.until_progress.setdefault(kind, []).append(time.monotonic() - since)
                 self.waiting = []
             seen |= found
             if not self.calm and time.monotonic() > next_kill and not self.waiting and self.kill(driver):
@@ -134,23 +136,39 @@ def chains(group: CandidateGroup) -> list[tuple[int, ...]]:
     return [candidate.token_ids for candidate in group.candidates]
 
 
-def table(calm: Outcome, outcomes: list[Outcome]) -> str:
+def table(outcomes: list[Outcome], calm_seconds: list[float]) -> str:
     injected = sum(len(outcome.injected) for outcome in outcomes)
-    extra = sum(outcome.seconds - calm.seconds for outcome in outcomes) / max(1, injected)
-    lines = ["| fault | times injected | seconds to progress, median [max] |", "|---|---|---|"]
+    again = sum(outcome.seconds - calm for outcome, calm in zip(outcomes, calm_seconds, strict=True)) / max(1, injected)
+    lost, doubled, same = (sum(getattr(o, name) for o in outcomes) for name in ("lost", "doubled", "same_chains"))
+    lines = [
+        "| fault | times injected | lost | doubled | done again, start-up with it | seconds to progress, median [max] |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind in KINDS:
-        seconds = [value for outcome in outcomes for value in outcome.until_progress[kind]]
+        seconds = [value for outcome in outcomes for value in outcome.until_progress.get(kind, [])]
         told = f"{statistics.median(seconds):.0f} [{max(seconds):.0f}]" if seconds else ""
-        lines.append(f"| {kind} killed | {sum(outcome.injected.count(kind) for outcome in outcomes)} | {told} |")
-    same, lost, doubled = (sum(getattr(o, name) for o in outcomes) for name in ("same_chains", "lost", "doubled"))
+        times = sum(outcome.injected.count(kind) for outcome in outcomes)
+        lines.append(f"| {kind} killed | {times} | | | | {told} |")
     lines += [
+        f"| all | {injected} | {lost} | {doubled} | {again:.0f} s each | |",
         "",
-        f"{len(outcomes)} runs of {TRAIN + HELD_OUT} questions, {injected} faults: {lost} questions lost, {doubled} doubled. "
+        f"{len(outcomes)} runs of {TRAIN + HELD_OUT} questions; undisturbed, one takes {statistics.median(calm_seconds):.0f} s. "
         "VFT's model was bitwise that of the undisturbed run in all of them; "
-        f"the aligned one in all {same} whose sampled chains were the same. A fault cost {extra:.0f} s on average, start-up and "
-        f"work done again; an undisturbed run takes {calm.seconds:.0f} s.",
+        f"the aligned one in the {same} whose sampled chains were all the same.",
     ]
     return "\n".join(lines)
+
+
+def keep(seed: int, outcome: Outcome, calm: Outcome) -> None:
+    """Beside those of other seeds; the table anew."""
+    runs = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else {}
+    runs[str(seed)] = asdict(outcome) | {"calm_seconds": calm.seconds}
+    RESULTS.write_text(json.dumps({"command": "python -m tests.faults.random_killer", "runs": runs}, indent=1) + "\n")
+    calm_seconds = [run.pop("calm_seconds") for run in runs.values()]
+    told = table([Outcome(**run) for run in runs.values()], calm_seconds)
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- chaos -->\n")
+    PAGE.write_text(f"{before}<!-- chaos -->\n\n{told}\n\n<!-- /chaos -->{rest.partition('<!-- /chaos -->')[2]}")
 
 
 def main() -> None:
@@ -164,18 +182,14 @@ def main() -> None:
         calm = Killer(calm_folder, None).run()
         examine(calm_folder, calm, None)
         print("undisturbed", round(calm.seconds), "s", flush=True)
-        outcomes = []
         for seed in range(given.first_seed, given.first_seed + given.times):
             folder = Path(name) / str(seed)
             folder.mkdir()
             outcome = Killer(folder, seed).run()
             examine(folder, outcome, calm_folder)
             assert (outcome.lost, outcome.doubled) == (0, 0), f"seed {seed}"
-            outcomes.append(outcome)
+            keep(seed, outcome, calm)
             print(seed, round(outcome.seconds), "s", outcome.injected, "same chains" if outcome.same_chains else "", flush=True)
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- chaos -->\n")
-    PAGE.write_text(f"{before}<!-- chaos -->\n\n{table(calm, outcomes)}\n\n<!-- /chaos -->{rest.partition('<!-- /chaos -->')[2]}")
 
 
 if __name__ == "__main__":

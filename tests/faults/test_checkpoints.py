@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,4 +161,17 @@ def test_a_worker_that_fails_at_a_step_changes_nothing(step, job, undisturbed, t
     assert once.exists()
     assert history(disturbed) == history(undisturbed)
     for name, weight in weights(disturbed).items():
+        assert torch.equal(weight, weights(undisturbed)[name]), name
+
+
+@pytest.mark.chaos
+def test_a_training_that_had_ended_when_its_driver_was_killed_ends_the_same_again(job, undisturbed, tmp_path):
+    """After the last step, before the stage was in its place."""
+    ended = replace(job, out=tmp_path / "ended")
+    shutil.copytree(undisturbed.out, ended.out)
+    (ended.out / "training.json").unlink()
+    shutil.rmtree(ended.out / "model")
+    run_training(ended)
+    assert history(ended) == history(undisturbed)
+    for name, weight in weights(ended).items():
         assert torch.equal(weight, weights(undisturbed)[name]), name

@@ -143,3 +143,17 @@ def test_an_engine_that_never_starts_ends_the_stage_with_the_reason(sampled):
     with pytest.raises(Exception, match="ended its process at each of 3 starts"):
         sampled(never)
     assert time.monotonic() - started < 180
+
+
+@pytest.mark.chaos
+def test_an_engine_that_does_not_start_once_costs_nothing(sampled):
+    def once(questions):
+        def strikes(kind, prompt, note):
+            if kind == "start" and note("start") == 0:
+                os._exit(1)
+
+        return strikes
+
+    _, groups, struck = sampled(once)
+    assert len(list(struck.glob("start-*"))) == 2
+    assert all(len(group.candidates) == 2 for group in groups.values())

@@ -3,11 +3,12 @@
 import json
 import threading
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import psutil
 import pytest
 import torch
+from ray.exceptions import RayActorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
@@ -42,37 +43,52 @@ class KillOnce(threading.Thread):
             time.sleep(0.05)
 
 
-def training_job(tiny_llama: Path, records: Path, out: Path) -> TrainingJob:
-    out.mkdir()
-    return TrainingJob(
+@pytest.fixture(scope="module")
+def undisturbed(tiny_llama, tmp_path_factory) -> TrainingJob:
+    records = tmp_path_factory.mktemp("records")
+    questions = tokenized(generate("train", 12, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
+    write_parquet(records / "questions.parquet", Question, questions)
+    job = TrainingJob(
         model=ModelConfig(path=tiny_llama, precision="fp32"),
         training=TrainingConfig(learning_rate=1e-3, epochs=12, questions_per_step=4, steps_per_checkpoint=8),
         resources=ResourcesConfig(training_workers=2, zero_stage=2),
         seed=0,
         task_weights={},
         records=records,
-        out=out,
+        out=tmp_path_factory.mktemp("undisturbed"),
         counter=None,
     )
+    run_training(job)
+    return job
 
 
-def test_a_killed_training_worker_changes_nothing(tiny_llama, tmp_path):
-    records = tmp_path / "records"
-    records.mkdir()
-    questions = tokenized(generate("train", 12, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
-    write_parquet(records / "questions.parquet", Question, questions)
-    undisturbed = training_job(tiny_llama, records, tmp_path / "undisturbed")
-    run_training(undisturbed)
-    disturbed = training_job(tiny_llama, records, tmp_path / "disturbed")
-    killer = KillOnce("RayTrainWorker", lambda: any(disturbed.out.glob("checkpoints/checkpoint_*")))
-    run_training(disturbed)
-    assert killer.killed is not None
-    histories = [json.loads((job.out / "training.json").read_text())["history"] for job in (undisturbed, disturbed)]
+def same_training(one: TrainingJob, other: TrainingJob) -> None:
+    histories = [json.loads((job.out / "training.json").read_text())["history"] for job in (one, other)]
     assert len(histories[0]) == len(histories[1]) == 36
     assert histories[0] == histories[1]
-    models = [AutoModelForCausalLM.from_pretrained(job.out / "model", dtype=torch.float32) for job in (undisturbed, disturbed)]
-    for (name, one), (_, other) in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
-        assert torch.equal(one, other), name
+    models = [AutoModelForCausalLM.from_pretrained(job.out / "model", dtype=torch.float32) for job in (one, other)]
+    for (name, mine), (_, its) in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
+        assert torch.equal(mine, its), name
+
+
+def test_a_killed_training_worker_changes_nothing(undisturbed, tmp_path):
+    disturbed = replace(undisturbed, out=tmp_path)
+    killer = KillOnce("RayTrainWorker", lambda: any(tmp_path.glob("checkpoints/checkpoint_*")))
+    run_training(disturbed)
+    assert killer.killed is not None
+    same_training(undisturbed, disturbed)
+
+
+@pytest.mark.chaos
+def test_a_killed_controller_ends_the_training_and_the_next_start_goes_on(undisturbed, tmp_path):
+    disturbed = replace(undisturbed, out=tmp_path)
+    killer = KillOnce("TrainController", lambda: any(tmp_path.glob("checkpoints/checkpoint_*")))
+    with pytest.raises(RayActorError):
+        run_training(disturbed)
+    assert killer.killed is not None
+    assert not (tmp_path / "training.json").exists()
+    run_training(disturbed)
+    same_training(undisturbed, disturbed)
 
 
 def test_a_killed_sampling_actor_and_an_interrupted_stream_lose_and_double_nothing(tiny_llama, tmp_path):

@@ -96,3 +96,9 @@ def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, 
     assert [model["n"] for model in summary["models"]] == [8, 8]
     ids = [group.question.question_id for group in read_parquet(run / "sample" / "groups", CandidateGroup)]
     assert len(ids) == len(set(ids)) == 24
+
+    # What no machine will ever hold is refused, not waited for. (Another run: this one's stages are done.)
+    hopeless = ["--name", "hopeless", "--runs_dir", str(tmp_path / "runs"), *SMALL.split(), "--resources.training_workers", "64"]
+    refused = ray_job("submit", "--working-dir", str(ROOT), "--", "python", "jobs/quickstart.py", *hopeless)
+    assert refused.returncode != 0
+    assert "never have room for this run:\n  resources.training_workers: 64 x 1 CPU\nIts nodes: 1 with 2 CPU." in refused.stdout

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aft_ray.sampling.commits import committed, without
+from aft_ray.sampling.commits import committed, each_once, without
 from schemas import CandidateGroup, Evaluation, Question, read_parquet, to_table, write_parquet
 
 
@@ -45,6 +45,18 @@ def test_a_file_that_was_being_written_is_removed(kept, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["1.parquet"]
 
 
+def test_a_file_with_a_flipped_bit_is_made_again_where_a_stage_goes_on_and_told_where_it_is_read(tmp_path):
+    write_parquet(tmp_path / "1.parquet", CandidateGroup, [group("a")])
+    write_parquet(tmp_path / "2.parquet", CandidateGroup, [group(f"question {i}") for i in range(100)])
+    content = bytearray((tmp_path / "2.parquet").read_bytes())
+    content[content.index(b"question 7") + 9] ^= 1
+    (tmp_path / "2.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"2\.parquet: .*checksum"):
+        read_parquet(tmp_path, CandidateGroup)
+    assert committed(tmp_path).to_pylist() == ["a"]
+    assert [file.name for file in tmp_path.iterdir()] == ["1.parquet"]
+
+
 def test_of_a_question_written_twice_the_first_row_stays(tmp_path):
     write_parquet(tmp_path / "2.parquet", CandidateGroup, [group("a", "first"), group("b", "first")])
     write_parquet(tmp_path / "1.parquet", CandidateGroup, [group("b", "second"), group("c", "second")])
@@ -52,3 +64,10 @@ def test_of_a_question_written_twice_the_first_row_stays(tmp_path):
     found = sorted((group.question.question_id, group.model) for group in read_parquet(tmp_path, CandidateGroup))
     assert found == [("a", "first"), ("b", "first"), ("c", "second")]
     assert pq.read_schema(tmp_path / "1.parquet").metadata[b"record"] == b"CandidateGroup"
+
+
+def test_records_that_are_missing_or_came_twice_are_told_at_the_end():
+    assert list(each_once("ab", ["b", "a"], str)) == ["b", "a"]
+    for found, told in [("a", "1 questions are missing and 0"), ("aab", "0 questions are missing and 1"), ("abc", "and 1 came")]:
+        with pytest.raises(RuntimeError, match=told):
+            list(each_once("ab", found, str))

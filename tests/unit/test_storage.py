@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from aft_ray.places import write_atomically
-from aft_ray.run import each_once
 from aft_ray.storage import (
     alone_in,
     differences,
@@ -85,13 +84,6 @@ def test_fingerprints_change_with_settings_inputs_and_weights(tmp_path):
     first = model_fingerprint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert model_fingerprint(tmp_path) != first
-
-
-def test_records_that_are_missing_or_came_twice_are_told_at_the_end():
-    assert list(each_once("ab", ["b", "a"], str)) == ["b", "a"]
-    for found, told in [("a", "1 questions are missing and 0"), ("aab", "0 questions are missing and 1"), ("abc", "and 1 came")]:
-        with pytest.raises(RuntimeError, match=told):
-            list(each_once("ab", found, str))
 
 
 def test_a_second_process_in_a_run_directory_is_refused_while_the_first_is_there(tmp_path):

@@ -1,0 +1,154 @@
+"""Streams on a full disk, with a driver that is killed while it writes, with a pool that grows: every question once."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from aft_ray.cluster import connect
+from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
+from aft_ray.progress import Counter
+from aft_ray.sampling import stream
+from aft_ray.sampling.commits import each_once
+from aft_ray.sampling.engine import EngineSettings
+from aft_ray.tasks import TASKS
+from aft_ray.tasks.arithmetic import generate
+from schemas import Candidate, CandidateGroup, iter_parquet, read_parquet, write_parquet
+
+QUESTIONS = 400
+
+
+def settings(**resources) -> EngineSettings:
+    return EngineSettings(
+        model=ModelConfig(path=Path("none")),
+        model_fingerprint="none",
+        tasks=TASKS,
+        labelling=LabellingConfig(),
+        sampling=SamplingConfig(k=1, max_prompt_tokens=120, max_new_tokens=20),
+        resources=ResourcesConfig(**{"sampling_actors": (1, 1)} | resources),
+        seed=0,
+    )
+
+
+def groups(folder: Path) -> list[str]:
+    """Writes groups that are not labelled yet; their questions' ids."""
+    folder.mkdir()
+    chain = Candidate(index=0, text="The answer is 7.", token_ids=(1,) * 40, finish_reason="stop", log_likelihood=-1.0)
+    made = [
+        CandidateGroup(question=question, candidates=(chain,), model="m", seed=0, temperature=1, top_p=1, max_new_tokens=40)
+        for question in generate("train", QUESTIONS, 0, 1)
+    ]
+    write_parquet(folder / "groups.parquet", CandidateGroup, made)
+    return [group.question.question_id for group in made]
+
+
+def label(folder: Path, out: Path) -> None:
+    stream.label_candidates(folder, out, settings(), Counter.remote())
+
+
+def labelled_once(ids: list[str], out: Path) -> bool:
+    """Raises where one is missing or there twice."""
+    found = each_once(ids, iter_parquet(out, CandidateGroup), lambda group: group.question.question_id)
+    return all(candidate.label is not None for group in found for candidate in group.candidates)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs rights that this process has not")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_full_disk_ends_the_stage_with_its_reason_and_with_more_room_it_goes_on(small_disk, tmp_path):
+    ids = groups(tmp_path / "groups")
+    with pytest.raises(Exception, match=os.strerror(errno.ENOSPC)):
+        label(tmp_path / "groups", small_disk / "out")
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    label(tmp_path / "groups", small_disk / "out")
+    assert labelled_once(ids, small_disk / "out")
+
+
+def label_slowly(folder: Path, out: Path) -> None:
+    """In a driver of its own, with its own Ray."""
+    usual = stream.label_group
+
+    def slow(*given):
+        time.sleep(0.01)
+        return usual(*given)
+
+    stream.label_group = slow
+    connect(folder / "ray")
+    label(folder / "groups", out)
+
+
+def test_a_driver_killed_again_and_again_while_files_are_committed_loses_and_doubles_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ids, out = groups(tmp_path / "groups"), tmp_path / "out"
+    kept: dict[Path, bytes] = {}
+    for files in (1, 9):
+        driver = multiprocessing.get_context("spawn").Process(target=label_slowly, args=(tmp_path, out))
+        driver.start()
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("*.parquet"))) < files:
+            assert driver.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        driver.kill()
+        driver.join()
+        # What was whole when the one before was killed is what it was.
+        assert all(file.read_bytes() == content for file, content in kept.items())
+        kept = {file: file.read_bytes() for file in out.glob("*.parquet") if readable(file)}
+        assert len(kept) < QUESTIONS / 16
+    driver = multiprocessing.get_context("spawn").Process(target=label_slowly, args=(tmp_path, out))
+    driver.start()
+    driver.join(120)
+    assert driver.exitcode == 0
+    assert labelled_once(ids, out)
+    assert kept
+    assert all(file.read_bytes() == content for file, content in kept.items())
+
+
+def readable(file: Path) -> bool:
+    try:
+        return bool(read_parquet(file, CandidateGroup))
+    except ValueError:
+        return False
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("ray_session")
+def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
+    """Its actors have no engine, so that four find room here; each lives while its file's process does."""
+    actors = tmp_path / "actors"
+    actors.mkdir()
+
+    class Slow(stream.SamplingActor):
+        def __init__(self, settings, attempts):
+            self.settings = settings
+            (actors / str(os.getpid())).touch()
+
+        async def __call__(self, table):
+            time.sleep(1)
+            yield table
+
+    ids = groups(tmp_path / "groups")
+    monkeypatch.setattr(stream, "SamplingActor", Slow)
+    pool = settings(sampling_actors=(1, 4), cpus_per_sampling_actor=0.25)
+    rows = stream._rows(tmp_path / "groups", lambda table: table, pool)
+    stream._label_into(stream._through_pool(rows, Slow, pool), tmp_path / "out", pool, Counter.remote())
+    assert labelled_once(ids, tmp_path / "out")
+    started = [int(file.name) for file in actors.iterdir()]
+    assert len(started) == 4
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{process}").exists() for process in started):
+        assert time.monotonic() < deadline, "actors that nothing needs stay"
+        time.sleep(0.5)
