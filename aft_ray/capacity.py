@@ -4,24 +4,30 @@ This machine's own Ray is looked at before anything starts. A cluster may grow, 
 each stage a placement group asks for the stage's room, which is what makes the autoscaler start machines or say that it cannot.
 """
 
+import json
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
 import torch
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.util.placement_group import placement_group, remove_placement_group
 from rich.console import Console
 
 from aft_ray.cluster import own_cpus
 from aft_ray.config import ResourcesConfig
 
+NAMED_BY_ITS_ID = re.compile(r"(local\.cluster\.)?node_[0-9a-f]+")
 Bundle = dict[str, float]
 """Resources by their names, of a worker or a node."""
-PATIENCE_SECONDS = 20.0
-"""The autoscaler looks every five."""
+TELL_SECONDS, PATIENCE_SECONDS, AUTOSCALER_PATIENCE_SECONDS = 10.0, 60.0, 1200.0
+"""A node that is to join may be on its way; with an autoscaler so may the end of an idle one that others are counted against."""
 
 
 class NotEnoughResourcesError(Exception):
@@ -73,46 +79,58 @@ def check_this_machine(resources: ResourcesConfig) -> None:
 
 
 def wait_for_room(demand: Demand, console: Console) -> None:
-    """Returns when the cluster has room. Raises NotEnoughResourcesError when its autoscaler says that it will never have.
+    """Returns when the cluster has room. Raises NotEnoughResourcesError when it will never have.
 
-    Full of other work, or waiting for machines to come, is no reason to end: a line on the screen says that a run waits.
+    Full of other work, or waiting for machines to come, is no reason to end: a line on the screen says that a run waits. Nodes
+    that were started by hand must hold the demand with all other work gone. Where an autoscaler starts them (Ray's second; the
+    first does not say), it must have been at the end of its means for a while.
     """
     if not os.environ.get("RAY_ADDRESS") or not demand.number:
         return
     asked = placement_group(demand.bundles)
     try:
-        began, told, refused_since = time.monotonic(), False, math.inf
+        began, told, hopeless_since = time.monotonic(), False, math.inf
         while not asked.wait(2):
-            now = time.monotonic()
-            if not told and now - began > PATIENCE_SECONDS / 2:
+            now, fixed = time.monotonic(), started_by_hand()
+            if not told and now - began > TELL_SECONDS:
                 console.print(f"[dim]waits for room in the cluster: {demand}[/]")
                 told = True
-            refused_since = min(refused_since, now) if can_never_hold(demand.bundles) else math.inf
-            if now - refused_since > PATIENCE_SECONDS:
+            hopeless = not holds(nodes(), demand.bundles) and (fixed or autoscaler_refuses())
+            hopeless_since = min(hopeless_since, now) if hopeless else math.inf
+            if now - hopeless_since > (PATIENCE_SECONDS if fixed else AUTOSCALER_PATIENCE_SECONDS):
+                why = "and none will be added to them" if fixed else "and its autoscaler can add none that would do"
                 raise NotEnoughResourcesError(
-                    f"The cluster will never have room for this run:\n  resources.{demand}\nIts nodes: {described(nodes())}. "
-                    "Its autoscaler says that it can add none for it: give it more or larger machines, or ask for less."
+                    f"The cluster will never have room for this run:\n  resources.{demand}\n"
+                    f"Its nodes: {described(nodes())}, {why}. Give it more or larger machines, or ask for less."
                 )
     finally:
         remove_placement_group(asked)
 
 
-def can_never_hold(bundles: Sequence[Bundle]) -> bool:
-    """As far as can be told now: not with all other work gone, and the autoscaler, if there is one, starts nothing for it."""
-    return not holds(nodes(), bundles) and autoscaler_refuses()
+def started_by_hand() -> bool:
+    """Whether the cluster's nodes are not of an autoscaler's kinds. `ray start --head` has one too, which can start none."""
+    reported = ray_kv(DEBUG_AUTOSCALING_STATUS)  # of Ray's first autoscaler
+    kinds = list(json.loads(reported)["autoscaler_report"]["active_nodes"]) if reported else []
+    kinds += [node.ray_node_type_name for node in cluster_status().cluster_resource_state.node_states]
+    return all(not kind or NAMED_BY_ITS_ID.fullmatch(kind) for kind in kinds)
 
 
 def autoscaler_refuses() -> bool:
-    """It has found some request that cannot be met and has no machine on its way; or there is no autoscaler."""
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+    """Whether it has found a request for which it can start nothing now, and has no machine on its way."""
+    state = cluster_status().autoscaling_state
+    return bool(state.infeasible_gang_resource_requests) and not state.pending_instances and not state.pending_instance_requests
 
+
+def cluster_status() -> GetClusterStatusReply:
     reply = GetClusterStatusReply()
     reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
-    state = reply.autoscaling_state
-    if not state.autoscaler_state_version:
-        return True
-    return bool(state.infeasible_gang_resource_requests) and not state.pending_instances and not state.pending_instance_requests
+    return reply
+
+
+def ray_kv(key: str) -> bytes | None:
+    client = GcsClient(ray.get_runtime_context().gcs_address)
+    found: bytes | None = client.internal_kv_get(key.encode(), None, timeout=10)
+    return found
 
 
 def nodes() -> list[Bundle]:

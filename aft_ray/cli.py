@@ -74,7 +74,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     keep_chatter(logs)
     try:
         summary = run.execute()
-    except (TwoRunsError, NotEnoughResourcesError) as error:
+    except (TwoRunsError, NotEnoughResourcesError, BadInputError) as error:
         refuse(str(error), console)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray exits on SIGTERM, which is also how `ray job stop` comes
         console.print("Stopped. The same command goes on from here.")
@@ -83,7 +83,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
         console.print(f"Failed. Logs: {logs}. The same command goes on from the last finished stage.", soft_wrap=True)
         raise
     print_summary(summary, console)
-    for name, path in (("Model", run.folder / "align" / "model"), ("Summary", run.folder / "summary.json"), ("Logs", logs)):
+    for name, path in (("Model", run.model), ("Summary", run.folder / "summary.json"), ("Logs", logs)):
         console.print(f"{name:<8} {path}", soft_wrap=True, highlight=False)
 
 

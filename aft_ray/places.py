@@ -8,7 +8,6 @@ to be installed, and takes credentials from where its users have them.
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -134,12 +133,12 @@ def fetched(path: Place, weights: bool = True) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=folder.parent) as staging:
-                whole = Path(staging) / "model"
-                whole.mkdir()
-                for file in files:
-                    file.fs.get_file(file.path, str(whole / file.name))
-                whole.rename(folder)
+            staging = folder.with_suffix(".part")
+            remove(staging)  # of one who was killed
+            staging.mkdir()
+            for file in files:
+                file.fs.get_file(file.path, str(staging / file.name))
+            staging.rename(folder)
     return folder
 
 

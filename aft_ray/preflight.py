@@ -46,8 +46,9 @@ def check_writable(folder: Place) -> None:
         make_folder(folder)
         probe.write_text("")
         probe.unlink()
-    except OSError as error:
-        told = f"cannot be written ({error.strerror or error}): set runs_dir to a place where this user may write"
+    except Exception as error:  # of a store's library of any kind
+        why = getattr(error, "strerror", None) or error
+        told = f"cannot be written ({why}): set runs_dir to a place where this user may write"
         raise BadInputError([f"{folder}: {told}"]) from None
 
 

@@ -30,8 +30,8 @@ from aft_ray.losses import loss_function, needs_reference
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
 from aft_ray.preflight import check_boundary, check_context, check_loss, check_model, check_writable
 from aft_ray.progress import StageProgress
-from aft_ray.sampling.commits import committed, each_once
-from aft_ray.sampling.dead_letters import keep_dead_letters
+from aft_ray.sampling.commits import committed
+from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
@@ -42,11 +42,12 @@ from aft_ray.storage import (
     finish_interrupted,
     model_fingerprint,
     read_manifest,
+    remove_leftovers,
     stage_folder,
     versions,
 )
 from aft_ray.tasks import BadInputError, make_tasks
-from aft_ray.training.job import TrainingJob
+from aft_ray.training.job import TOLD, TrainingJob
 from aft_ray.training.trainer import run_training, score_references
 from schemas import (
     CandidateGroup,
@@ -84,8 +85,8 @@ class Run:
     def __init__(self, config: RunConfig, console: Console) -> None:
         self.config = config
         self.console = console
-        model = fetched(config.model.path, weights=False)
         check_model(config.model.path)
+        model = fetched(config.model.path, weights=False)
         check_context(config)
         check_loss(config.alignment)
         check_this_machine(config.resources)
@@ -186,6 +187,7 @@ class Run:
         finish_interrupted(self.folder / stage.name, wanted)
         found = read_manifest(self.folder / stage.name)
         if found is not None and found.fingerprint == wanted:
+            remove_leftovers(self.folder / stage.name, wanted)
             self.console.print(f"[green]✓[/] {stage.name:<13} done before")
             return found, True
         if found is not None:
@@ -274,10 +276,11 @@ class Run:
         references: Place | None = None,
     ) -> dict[str, int]:
         self.connect_for(training_demand(self.config.resources))
-        with StageProgress(self.console, stage, 0, "steps") as counter:
-            run_training(self.training_job(training, start, records, out, counter, seed, references))
+        if not (out / TOLD).exists():  # killed between the end of a training and that of its stage, a run has it already
+            with StageProgress(self.console, stage, 0, "steps") as counter:
+                run_training(self.training_job(training, start, records, out, counter, seed, references))
         remove(out / "checkpoints")
-        counts: dict[str, int] = json.loads((out / "training.json").read_text())["counts"]
+        counts: dict[str, int] = json.loads((out / TOLD).read_text())["counts"]
         return counts
 
     def make_references(self, number: int, out: Place) -> dict[str, int]:
@@ -342,8 +345,7 @@ class Run:
 
     def count_candidates(self, number: int, groups: Place) -> dict[str, int]:
         asked = [question.question_id for question in self.asked_in(number)]
-        found = each_once(asked, iter_parquet(groups, CandidateGroup), lambda group: group.question.question_id)
-        return count_labels(keep_dead_letters(groups.parent, found))
+        return count_labels(answered(groups, CandidateGroup, asked, lambda group: group.question.question_id))
 
     def asked_in(self, number: int) -> list[Question]:
         return [question for question in self.questions if number == 1 or question.split == "train"]
@@ -367,10 +369,14 @@ class Run:
 
     def count_verdicts(self, evaluations: Place) -> dict[str, int]:
         held_out = [question.question_id for question in self.questions if question.split != "train"]
-        found = each_once(held_out, iter_parquet(evaluations, Evaluation), lambda record: record.question_id)
-        records = list(keep_dead_letters(evaluations.parent, found))
+        records = list(answered(evaluations, Evaluation, held_out, lambda record: record.question_id))
         verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
         return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
+
+    @property
+    def model(self) -> Place:
+        """What the run is for, when it has ended."""
+        return self.folder / in_round("align", self.config.rounds) / "model"
 
     def task_weights(self) -> dict[str, float]:
         return {single.label: single.weight for single in self.config.task.single}

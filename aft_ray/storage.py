@@ -3,6 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
+import os
+import signal
 import threading
 import time
 import uuid
@@ -18,7 +21,7 @@ from upath import UPath
 from aft_ray.places import Place, copy_within_store, files_below, make_folder, remove
 from schemas import StageManifest
 
-MANIFEST = "manifest.json"
+MANIFEST, REPLACED = "manifest.json", "-replaced"
 
 
 def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -73,13 +76,19 @@ def finish_interrupted(stage: Place, stage_fingerprint: str) -> None:
         _put_in_place(working, stage)
 
 
+def remove_leftovers(stage: Place, stage_fingerprint: str) -> None:
+    """Of a stage that is done: what a run that was killed while it put it in place has left."""
+    remove(_working_folder(stage, stage_fingerprint))
+    remove(stage.with_name(f".{stage.name}{REPLACED}"))
+
+
 def _working_folder(stage: Place, stage_fingerprint: str) -> Place:
     return stage.with_name(f".{stage.name}-{stage_fingerprint}")
 
 
 def _put_in_place(working: Place, stage: Place) -> None:
     if isinstance(working, Path) and isinstance(stage, Path):
-        replaced = stage.with_name(f".{stage.name}-replaced")
+        replaced = stage.with_name(f".{stage.name}{REPLACED}")
         remove(replaced)
         if stage.exists():
             stage.rename(replaced)
@@ -124,7 +133,10 @@ def alone_in(folder: Place) -> Iterator[None]:
 
 
 class Lease:
-    """A note in an object store, of who is at work there and until when."""
+    """A note in an object store, of who is at work there and until when.
+
+    Who finds another's in the place of his own, having slept too long, stops his process as SIGTERM does.
+    """
 
     SECONDS, STALE, SETTLING = 20.0, 90.0, 3.0
 
@@ -146,11 +158,19 @@ class Lease:
     def give_back(self) -> None:
         self.ended.set()
         self.thread.join()
-        self.path.unlink(missing_ok=True)
+        if self._holder() == self.name:
+            self.path.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         while not self.ended.wait(self.SECONDS):
-            self._write()
+            try:
+                if self._holder() not in (None, self.name):
+                    logging.getLogger(__name__).error("%s: another run has begun there", self.path)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                self._write()
+            except OSError as error:  # a store's bad minute; the note is good for some
+                logging.getLogger(__name__).warning("%s cannot be written now: %s", self.path, error)
 
     def _write(self) -> None:
         self.path.write_text(f"{self.name} {time.time()}")

@@ -55,7 +55,7 @@ def read_parquet(path: Path | UPath, model: type[R]) -> list[R]:
 def iter_parquet(path: Path | UPath, model: type[R]) -> Iterator[R]:
     """As read_parquet, one after the other, with some rows in memory and not all.
 
-    Raises FileNotFoundError where there is none, ValueError (with the file's name) where one does not hold `model`.
+    Raises FileNotFoundError where there is none, ValueError (with the file's name) where one does not hold `model`, or is broken.
     """
     for file in _files(path):
         try:
@@ -63,7 +63,7 @@ def iter_parquet(path: Path | UPath, model: type[R]) -> Iterator[R]:
                 from_table(model, opened.schema_arrow.empty_table())  # a file without rows must be of the right kind too
                 for batch in opened.iter_batches(ROWS_AT_ONCE):
                     yield from from_table(model, pa.Table.from_batches([batch]))
-        except (ValueError, pa.ArrowException) as error:
+        except (ValueError, OSError, pa.ArrowException) as error:
             raise ValueError(f"{file}: {error}") from error
 
 

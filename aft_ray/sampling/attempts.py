@@ -1,11 +1,13 @@
 """Which question does an engine die of? Those that it had in hand are asked again apart from all others, at last each alone.
 
 So a question that kills every engine costs its attempts and nothing else: then it is given up, with the reason. A death of the
-whole node, as where a spot machine is taken away, is no question's fault.
+whole node, as where a spot machine is taken away, is no question's fault. Where nothing is answered any more, questions are not
+to blame: then the stage stops.
 """
 
 import asyncio
 import os
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -14,17 +16,24 @@ import ray
 from aiorwlock import RWLock
 from ray.actor import ActorHandle
 
+from aft_ray.isolated import NotLoadableError
 from schemas import Failure
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+E = TypeVar("E")
 TOGETHER = 8
 """Questions that may be to blame, asked at a time, before the last attempt."""
-STARTS = 3
+STARTS, LIVES, GIVEN_UP_ON_END = 3, 8, 32
+"""Of an engine that does not start; that starts and dies with nothing answered; of questions, with none answered between."""
 
 
 class EngineDoesNotStartError(RuntimeError):
-    """Every start of an actor's engine ended its process."""
+    """Every start of an actor's engine failed, or it died each time before it had answered anything."""
+
+
+class NothingIsAnsweredError(RuntimeError):
+    """One question after the other was given up."""
 
 
 @ray.remote(num_cpus=0)
@@ -34,6 +43,9 @@ class Attempts:
     def __init__(self) -> None:
         self.begun: dict[str, list[str]] = {}
         self.starts: Counter[str] = Counter()
+        self.lives: Counter[str] = Counter()
+        self.why_not: dict[str, str] = {}
+        self.given_up = 0
 
     def begin(self, question_ids: Sequence[str], node: str) -> list[int]:
         """Of each, how many attempts have ended in a death. Those without are in hand from now on, on that node."""
@@ -45,17 +57,31 @@ class Attempts:
         for question_id in question_ids:
             self.begun.setdefault(question_id, []).append(node)
 
-    def end(self, question_ids: Sequence[str]) -> None:
+    def end(self, question_ids: Sequence[str], given_up: int, actor: str) -> int:
+        """They are answered, all but so many; the actor's engine works. How many were given up since one was last answered."""
         for question_id in question_ids:
             self.begun.pop(question_id, None)
+        if question_ids:
+            self.lives.pop(actor, None)
+            self.given_up = self.given_up + given_up if given_up == len(question_ids) else 0
+        return self.given_up
 
-    def start(self, actor: str) -> int:
-        """How often that actor's engine has been started, this time included, since it last stood."""
+    def start(self, actor: str) -> str | None:
+        """Before that actor's engine is started. Why it should not be, where it has been too often for nothing."""
+        why_not = self.why_not.get(actor, "why, is in logs/ray/worker-*.err")
+        if self.starts[actor] == STARTS:
+            return f"an engine ended its process at each of {STARTS} starts; {why_not}"
+        if self.lives[actor] == LIVES:
+            return f"an engine started {LIVES} times and died each time before it had answered a question; {why_not}"
         self.starts[actor] += 1
-        return self.starts[actor]
+        self.lives[actor] += 1
+        return None
 
     def stands(self, actor: str) -> None:
-        del self.starts[actor]
+        self.starts.pop(actor, None)
+
+    def does_not_start(self, actor: str, reason: str) -> None:
+        self.why_not[actor] = reason
 
     def _deaths(self, question_id: str) -> int:
         begun = self.begun.get(question_id)
@@ -79,10 +105,11 @@ class Asking(Generic[Q, R]):
     ) -> None:
         self.attempts, self.limit, self.id_of, self.ask, self.give_up = attempts, limit, id_of, ask, give_up
         self.turns = RWLock()
-        self.node = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        self.node, self.actor = context.get_node_id(), context.get_actor_id()
 
     async def ask_all(self, questions: Sequence[Q]) -> list[R]:
-        """A record of each, in order."""
+        """A record of each, in order. Raises NothingIsAnsweredError."""
         ids = [self.id_of(question) for question in questions]
         async with self.turns.reader:
             deaths = await self.attempts.begin.remote(ids, self.node)
@@ -98,34 +125,52 @@ class Asking(Generic[Q, R]):
                     found |= await self.ask_together(some)
         for question, number in zip(questions, deaths, strict=True):
             if number >= self.limit:
-                found[self.id_of(question)] = self.give_up(question, Failure(reason="the engine died of it", attempts=number))
+                failure = Failure(reason="the engine died of it", attempts=number)
+                found[self.id_of(question)] = self.give_up(question, failure)
+                await self.end([self.id_of(question)], [failure])
         return [found[question_id] for question_id in ids]
 
     async def ask_together(self, questions: Sequence[Q]) -> dict[str, R]:
-        records = await asyncio.gather(*(self.ask_until_answered(question) for question in questions))
-        found = dict(zip((self.id_of(question) for question in questions), records, strict=True))
-        await self.attempts.end.remote(list(found))
-        return found
+        answers = await asyncio.gather(*(self.ask_until_answered(question) for question in questions))
+        ids = [self.id_of(question) for question in questions]
+        await self.end(ids, [failure for _, failure in answers if failure is not None])
+        return {question_id: record for question_id, (record, _) in zip(ids, answers, strict=True)}
 
-    async def ask_until_answered(self, question: Q) -> R:
+    async def end(self, question_ids: Sequence[str], failures: Sequence[Failure]) -> None:
+        on_end = await self.attempts.end.remote(question_ids, len(failures), self.actor)
+        if on_end >= GIVEN_UP_ON_END:
+            told = f"{on_end} questions on end were given up, none answered"
+            raise NothingIsAnsweredError(f"{told}. The last: {failures[-1].reason}")
+
+    async def ask_until_answered(self, question: Q) -> tuple[R, Failure | None]:
+        """Its record, and why it was given up, if it was."""
         for attempt in range(1, self.limit + 1):
             try:
-                return await self.ask(question)
+                return await self.ask(question), None
+            except NotLoadableError:  # no question's fault
+                raise
             except Exception as error:
                 if type(error).__name__ == "EngineDeadError":  # vLLM's; it ends the engine, Ray then starts this actor anew
                     print(f"The engine is dead: {error!r}", flush=True)
                     os._exit(1)
                 failure = Failure(reason=f"{type(error).__name__}: {error}"[:500], attempts=attempt)
-        return self.give_up(question, failure)
+        return self.give_up(question, failure), failure
 
 
-def count_start(attempts: ActorHandle[Any]) -> None:
-    """Before an actor starts its engine. Raises EngineDoesNotStartError where that has ended its process too often."""
+def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
+    """An engine, of this actor. One that fails to start ends the process, so that Ray starts another, elsewhere perhaps.
+
+    Raises EngineDoesNotStartError where that has come to nothing too often.
+    """
     actor = ray.get_runtime_context().get_actor_id()
-    started: Any = ray.get(attempts.start.remote(actor))
-    if started > STARTS:
-        raise EngineDoesNotStartError(f"an engine ended its process at each of {STARTS} starts; why, is in logs/ray/worker-*.err")
-
-
-def tell_that_it_stands(attempts: ActorHandle[Any]) -> None:
-    ray.get(attempts.stands.remote(ray.get_runtime_context().get_actor_id()))
+    why_not: Any = ray.get(attempts.start.remote(actor))
+    if why_not:
+        raise EngineDoesNotStartError(why_not)
+    try:
+        engine = start()
+        ray.get(attempts.stands.remote(actor))
+        return engine
+    except Exception as error:
+        traceback.print_exc()
+        ray.get(attempts.does_not_start.remote(actor, f"the last time: {type(error).__name__}: {error}"[:2000]))
+        os._exit(1)

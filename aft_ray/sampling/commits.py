@@ -32,7 +32,9 @@ def committed(folder: Place) -> pa.Array:
         try:
             with file.open("rb") as stream:
                 table = pq.ParquetFile(stream, page_checksum_verification=True).read()
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
+            if not tells_of_content(error):
+                raise
             file.unlink()
             continue
         ids = question_ids(table).to_pylist()
@@ -43,6 +45,11 @@ def committed(folder: Place) -> pa.Array:
                 upload(Path(shorter.name), file)
         found.update(ids)
     return pa.array(sorted(found), pa.string())
+
+
+def tells_of_content(error: Exception) -> bool:
+    """That what is in the file is broken, not that it cannot be read just now: pyarrow's own errors have no number."""
+    return isinstance(error, pa.ArrowInvalid) or (type(error) is OSError and error.errno is None)
 
 
 def question_ids(table: pa.Table) -> pa.ChunkedArray:

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
@@ -41,17 +42,17 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.watchdog = Watchdog(settings.resources.engine_seconds)
+        folder = fetched(settings.model.path)  # from a store may take longer than an engine may
         with self.watchdog.watching():
-            self._start(settings)
+            self._start(settings, folder)
 
-    def _start(self, settings: EngineSettings) -> None:
+    def _start(self, settings: EngineSettings, folder: Path) -> None:
         prepare_environment(settings.resources)
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
 
         self.settings = settings
-        folder = fetched(settings.model.path)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         on_gpu = settings.resources.gpus_per_sampling_actor > 0
         longest = longest_request(settings.sampling)
@@ -131,8 +132,13 @@ class Engine:
             text=self.tokenizer.decode(sample.token_ids, skip_special_tokens=True),
             token_ids=tuple(sample.token_ids),
             finish_reason=FINISH_REASONS[sample.finish_reason],
-            log_likelihood=min(0.0, sample.cumulative_logprob),
+            log_likelihood=no_more_than_zero(sample.cumulative_logprob),
         )
+
+
+def no_more_than_zero(log_likelihood: float) -> float:
+    """Rounding may leave it above. What is no number stays so, and the record refuses it: min(0.0, nan) would be 0.0."""
+    return min(log_likelihood, 0.0)
 
 
 def longest_request(sampling: SamplingConfig) -> int:

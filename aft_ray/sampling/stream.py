@@ -16,9 +16,9 @@ from aft_ray.cluster import beside_the_driver
 from aft_ray.config import SamplingConfig
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.places import Place, for_ray_data
-from aft_ray.sampling.attempts import Asking, Attempts, count_start, tell_that_it_stands
+from aft_ray.sampling.attempts import Asking, Attempts, start_or_end
 from aft_ray.sampling.commits import committed, without
-from aft_ray.sampling.engine import Engine, EngineSettings, request_seed
+from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, request_seed
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
 # Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
@@ -36,9 +36,7 @@ class SamplingActor:
 
     def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any]) -> None:
         self.settings = settings
-        count_start(attempts)
-        self.engine = Engine(settings)
-        tell_that_it_stands(attempts)
+        self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_question, self.sample, self.give_up)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
@@ -56,7 +54,7 @@ class SamplingActor:
             self.engine.greedy(prompt), self.engine.score(prompt, [candidate.token_ids for candidate in candidates])
         )
         scored = [
-            candidate.model_copy(update={"log_likelihood": min(0.0, score * len(candidate.token_ids))})
+            candidate.model_copy(update={"log_likelihood": no_more_than_zero(score * len(candidate.token_ids))})
             for candidate, score in zip(candidates, scores, strict=True)
         ]
         return group.model_copy(update={"candidates": tuple(scored), "greedy": greedy})
@@ -84,9 +82,7 @@ class EvaluationActor:
     def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any], sampled: bool) -> None:
         self.settings = settings
         self.sampled = sampled
-        count_start(attempts)
-        self.engine = Engine(settings)
-        tell_that_it_stands(attempts)
+        self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_group, self.evaluate, self.give_up)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:

@@ -5,7 +5,10 @@ to the number of ranks that wrote it, so at another number it is converted first
 format (https://www.deepspeed.ai/tutorials/universal-checkpointing/).
 """
 
+import hashlib
+import json
 import logging
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ import torch
 
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.ranks import from_rank_zero
+from aft_ray.training.snapshot import ABOUT, About
 
 KEPT = 2
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -50,6 +54,8 @@ class CheckpointClock:
     def __init__(self, job: TrainingJob) -> None:
         self.job, self.warned = job, False
         self.last = self.last_look = time.monotonic()
+        self.uploading: Path | None = None
+        """This rank's part of the last checkpoint, which is there until it has been copied to the run's storage."""
 
     def says_save(self, step: int) -> bool:
         """The same on all ranks, each of which must ask after each step."""
@@ -70,7 +76,8 @@ class CheckpointClock:
         look = now - self.last_look > SECONDS_BETWEEN_LOOKS
         if look:
             self.last_look = now
-        return now - self.last > 60 * self.job.training.minutes_per_checkpoint, look
+        free = self.uploading is None or not self.uploading.exists()
+        return free and now - self.last > 60 * self.job.training.minutes_per_checkpoint, look
 
     def machine_goes_away(self) -> bool:
         """True once, when a notice has come that a machine of the training's will be taken away."""
@@ -94,68 +101,123 @@ def newest_whole_checkpoint(job: TrainingJob) -> Iterator[Resumable | None]:
         return
     from ray import train
 
-    reported = train.get_all_reported_checkpoints()
-    if train.get_context().get_world_rank() == 0:
-        remove_orphans([found.checkpoint for found in reported])
-    chosen = from_rank_zero(lambda: newest_whole([found.checkpoint for found in reported]))
+    context = train.get_context()
+    if context.get_local_rank() == 0:
+        for leftover in Path(tempfile.gettempdir()).glob(f"{local_name(job)}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    reported = [found.checkpoint for found in train.get_all_reported_checkpoints()]
+    if context.get_world_rank() == 0:
+        remove_orphans(reported)
+    chosen = newest_whole(reported)
     if chosen is None:
         yield None
         return
-    with reported[chosen].checkpoint.as_directory() as folder:
-        saved_by = reported[chosen].metrics["world_size"]
-        bound = job.resources.zero_stage > 0 and saved_by != train.get_context().get_world_size()
+    saved_by = about(chosen).world_size
+    with chosen.as_directory() as folder:
+        bound = job.resources.zero_stage > 0 and saved_by != context.get_world_size()
         if not bound:
             yield Resumable(folder, latest(folder), universal=False)
             return
-        with tempfile.TemporaryDirectory() if train.get_context().get_local_rank() == 0 else nullcontext() as own:
-            converted = on_each_node(lambda: convert(folder, own or ""))
+        mine = tempfile.TemporaryDirectory(prefix=local_name(job)) if context.get_local_rank() == 0 else nullcontext("")
+        with mine as own:
+            converted = on_each_node(lambda: convert(folder, own))
             yield Resumable(converted, latest(folder) + "_universal", universal=True)
             torch.distributed.barrier()  # before the converted one is removed
 
 
+def local_name(job: TrainingJob) -> str:
+    """How this training's own folders on a worker's disk begin."""
+    return f"aft-checkpoint-{hashlib.sha256(str(job.out).encode()).hexdigest()[:12]}-"
+
+
 def load(engine: Any, checkpoint: Resumable) -> Progress:
     _, state = engine.load_checkpoint(checkpoint.folder, tag=checkpoint.tag)
+    if checkpoint.universal:
+        # DeepSpeed hands out one tensor, on the CPU, to all: a fused optimizer on a GPU wants one of each parameter's own there.
+        for parameter, values in engine.optimizer.optimizer.state.items():
+            if isinstance(values.get("step"), torch.Tensor):
+                values["step"] = values["step"].clone().to(parameter.device)
     return Progress(**state["progress"])
 
 
-def save(engine: Any, progress: Progress) -> None:
-    """Every rank its part to its own disk; from there to the run's storage while training goes on."""
+def save(engine: Any, progress: Progress, job: TrainingJob, clock: CheckpointClock) -> None:
+    """Every rank its part to its own disk; from there to the run's storage while training goes on.
+
+    Never two at once: where copying takes longer than the steps between two checkpoints, training waits for it.
+    """
     from ray import train
     from ray.train import CheckpointUploadMode
 
-    folder = tempfile.mkdtemp(prefix="aft-checkpoint-")
-    engine.save_checkpoint(folder, client_state={"progress": asdict(progress)})
+    while clock.uploading is not None and clock.uploading.exists():
+        time.sleep(0.1)
+    context = train.get_context()
+    folder = Path(tempfile.mkdtemp(prefix=local_name(job)))
+    engine.save_checkpoint(str(folder), client_state={"progress": asdict(progress)})
+    told = About(progress.step, context.get_world_size(), job.resources.zero_stage, job.resources.offload)
+    if context.get_world_rank() == 0:
+        (folder / ABOUT).write_text(json.dumps(asdict(told)))
+    clock.uploading = folder
     train.report(
-        {"step": progress.step, "world_size": train.get_context().get_world_size()},
+        asdict(told),
         checkpoint=train.Checkpoint.from_directory(folder),
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         delete_local_checkpoint_after_upload=True,
     )
 
 
-def newest_whole(checkpoints: Sequence[Any]) -> int | None:
-    """Its place in the list, which ends with the newest; None where none is whole."""
-    for place in reversed(range(len(checkpoints))):
-        with checkpoints[place].as_directory() as folder:
-            broken = broken_file(Path(folder))
+def newest_whole(checkpoints: Sequence[Any]) -> Any | None:
+    """Of those, which end with the newest; None where none is whole. Called by all ranks, which share the files out to read."""
+    for checkpoint in reversed(checkpoints):
+        broken = broken_file(checkpoint)
         if broken is None:
-            return place
+            return checkpoint
         logging.getLogger(__name__).warning("%s is broken: the checkpoint before it is taken", broken)
     return None
 
 
-def broken_file(folder: Path) -> Path | None:
-    """The first file of a checkpoint that is not as it was written. What torch saves is a zip file, with sums of its parts."""
-    if not (folder / "latest").is_file():
-        return folder / "latest"
-    for file in sorted(folder.rglob("*.pt")):
-        try:
-            with zipfile.ZipFile(file) as archive:
-                if archive.testzip() is not None:
-                    return file
-        except (zipfile.BadZipFile, OSError, EOFError):
-            return file
+def broken_file(checkpoint: Any) -> str | None:
+    """The first file that is not as it was written, or not there. What torch saves is a zip file, with sums of its parts."""
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    files = sorted(entry.path for entry in entries(checkpoint) if entry.path.endswith(".pt"))
+    mine = next((file for file in files[rank::ranks] if not whole_zip(checkpoint.filesystem, file)), None)
+    if rank == 0 and mine is None:
+        mine = missing_file(checkpoint, files)
+    found: list[str | None] = [None] * ranks
+    torch.distributed.all_gather_object(found, mine)
+    return next((file for file in found if file is not None), None)
+
+
+def whole_zip(filesystem: Any, path: str) -> bool:
+    try:
+        with filesystem.open_input_file(path) as stream, zipfile.ZipFile(stream) as archive:
+            return archive.testzip() is None
+    except Exception:  # a flipped bit can look like encryption, or an unknown way to compress
+        return False
+
+
+def missing_file(checkpoint: Any, files: Sequence[str]) -> str | None:
+    try:
+        told = about(checkpoint)
+        with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/latest"):
+            pass
+    except (OSError, ValueError, TypeError):
+        return f"{checkpoint.path}/{ABOUT} or latest"
+    optimizers = sum(file.endswith("optim_states.pt") for file in files)
+    if not files or (told.zero_stage and optimizers != told.world_size):
+        return f"{checkpoint.path}/*optim_states.pt"
     return None
+
+
+def entries(checkpoint: Any) -> list[Any]:
+    from pyarrow.fs import FileSelector
+
+    found: list[Any] = checkpoint.filesystem.get_file_info(FileSelector(checkpoint.path, recursive=True, allow_not_found=True))
+    return found
+
+
+def about(checkpoint: Any) -> About:
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{ABOUT}") as stream:
+        return About(**json.loads(stream.read()))
 
 
 def remove_orphans(reported: Sequence[Any]) -> None:

@@ -8,6 +8,9 @@ from ray.actor import ActorHandle
 from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
 from aft_ray.places import Place
 
+TOLD = "training.json"
+"""What a training that ended leaves beside its model, written last: counts, and measures of every step."""
+
 
 @dataclass(frozen=True)
 class TrainingJob:

@@ -3,6 +3,8 @@ one at a time: rank 0 reads one from its file, all ranks take their part."""
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def load_divided(place: Place, dtype: torch.dtype, deepspeed_config: dict[str, A
     reads = torch.distributed.get_rank() == 0
     path = fetched(place, weights=reads)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    with deepspeed.zero.Init(config_dict_or_path=deepspeed_config), no_init_weights():
+    with keeping_dtypes(), deepspeed.zero.Init(config_dict_or_path=deepspeed_config), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **settings)
     model.tie_weights()
     files = from_rank_zero(lambda: files_of(path))
@@ -53,9 +55,26 @@ def load_converted(path: Path, dtype: torch.dtype, deepspeed_config: dict[str, A
     from transformers.integrations import HfDeepSpeedConfig
 
     alive = HfDeepSpeedConfig(deepspeed_config)  # transformers sees it as long as it is there
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **settings)
+    with keeping_dtypes():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **settings)
     del alive
     return model
+
+
+@contextmanager
+def keeping_dtypes() -> Iterator[None]:
+    """Has zero.Init leave the dtype of new tensors alone. By itself it makes all of them what parameters are, and rotary
+    frequencies
+    in bf16 are wrong by radians at some hundred tokens; transformers gives it no other list than its own.
+    """
+    from deepspeed.runtime.zero.partition_parameters import DEFAULT_TENSOR_OVERRIDES, DeepSpeedTensorOverride
+
+    usual = list(DEFAULT_TENSOR_OVERRIDES)
+    DEFAULT_TENSOR_OVERRIDES.remove(DeepSpeedTensorOverride.dtype)
+    try:
+        yield
+    finally:
+        DEFAULT_TENSOR_OVERRIDES[:] = usual
 
 
 def files_of(path: Path) -> dict[str, str]:

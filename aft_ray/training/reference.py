@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from aft_ray.places import Place
 from aft_ray.training.batches import Example
 from aft_ray.training.division import share_out
 from aft_ray.training.engine import leave_process_group, prepare_environment, start_engine
@@ -47,6 +48,11 @@ def reference_worker(settings: dict[str, Any]) -> None:
         ReferenceScores(question_id=question_id, log_likelihoods=tuple(by_index.get(i) for i in range(sizes[question_id])))
         for question_id, by_index in sorted(found.items())
     ]
+    if context.get_world_rank() == 0:
+        earlier: list[Place] = list(job.out.glob("references-*.parquet"))  # of more ranks, which began this before
+        for file in earlier:
+            file.unlink()
+    torch.distributed.barrier()
     write_parquet(job.out / f"references-{context.get_world_rank():05}.parquet", ReferenceScores, records)
     leave_process_group(job.resources)
 

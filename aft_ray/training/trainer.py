@@ -8,19 +8,26 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from aft_ray.places import for_ray_train
 from aft_ray.training.checkpoints import KEPT
-from aft_ray.training.divergence import raise_divergence
+from aft_ray.training.divergence import DIVERGED, raise_divergence
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.reference import reference_worker
+from aft_ray.training.snapshot import prepare_resuming
 from aft_ray.training.worker import train_worker
 
 SECONDS_BETWEEN_RESIZES = 60.0
+COLLECTIVE_SECONDS = 2 * 3600
+"""That ranks wait for each other: for one that converts a checkpoint of a terabyte, too."""
 
 
 def run_training(job: TrainingJob) -> None:
     """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there.
 
-    Raises DivergedError where the loss or its gradient became infinite or no number.
+    Raises DivergedError where the loss or its gradient became infinite or no number, BadInputError where its checkpoints are of
+    another ZeRO stage or offloading.
     """
+    (job.out / DIVERGED).unlink(missing_ok=True)  # of a start whose driver was killed before it could tell
+    if job.resources.training_workers:
+        prepare_resuming(job)
     run_workers(train_worker, job)
     raise_divergence(job.out)
 
@@ -44,7 +51,7 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=train.ScalingConfig(  # type: ignore[call-arg]  # typed as that of Ray's older trainers
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=on_gpu,

@@ -17,7 +17,7 @@ from aft_ray.training.divergence import all_finite, tell_divergence
 from aft_ray.training.division import global_batches, share_out
 from aft_ray.training.engine import DTYPES, leave_process_group, prepare_environment, start_engine
 from aft_ray.training.examples import alignment_examples, sampler_scores, vft_examples, with_references, within
-from aft_ray.training.job import TrainingJob
+from aft_ray.training.job import TOLD, TrainingJob
 from aft_ray.training.layout import choose_layout
 from aft_ray.training.passes import run_passes
 from aft_ray.training.scores import GlobalLoss, batch_measures
@@ -48,7 +48,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     if context.get_world_rank() == 0:
         counts = {"examples": len(examples), "left out": left_out, "steps": progress.step}
         told = {"counts": counts, "step_seconds": progress.seconds, "history": progress.history, "probe": probe}
-        write_atomically(job.out / "training.json", json.dumps(told))
+        write_atomically(job.out / TOLD, json.dumps(told))
     deepspeed.comm.barrier()
     leave_process_group(job.resources)
 
@@ -68,7 +68,7 @@ def train_steps(engine: Any, batches: list[list[Example]], progress: Progress, j
         if rank == 0 and job.counter is not None:
             job.counter.put.remote(progress.step, len(batches), f"loss {measures['loss']:.3f}")
         if clock.says_save(progress.step) and progress.step < len(batches):
-            save(engine, progress)
+            save(engine, progress, job, clock)
     return True
 
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -109,13 +110,22 @@ class Killer:
             driver.kill()
             driver.wait()
         else:
-            found = [p for p in psutil.process_iter(["cmdline"]) if re.search(TITLES[kind], " ".join(p.info["cmdline"] or []))]
+            raylets = [node.all_processes["raylet"][0].process.pid for node in (self.cluster.head_node, *self.nodes)]
+            found = [p for raylet in raylets for p in psutil.Process(raylet).children() if re.search(TITLES[kind], title(p))]
             if not found:
                 return False
-            self.random.choice(sorted(found, key=lambda process: process.pid)).kill()
+            with suppress(psutil.NoSuchProcess):
+                self.random.choice(sorted(found, key=lambda process: process.pid)).kill()
         self.outcome.injected.append(kind)
         self.waiting.append((kind, time.monotonic()))
         return True
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def examine(folder: Path, outcome: Outcome, undisturbed: Path | None) -> None:

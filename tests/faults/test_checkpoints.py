@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.tasks import BadInputError
 from aft_ray.tasks.arithmetic import generate
 from aft_ray.training import trainer, worker
 from aft_ray.training.divergence import DivergedError
 from aft_ray.training.job import TrainingJob
+from aft_ray.training.snapshot import ABOUT, SNAPSHOT, About, listing
 from aft_ray.training.trainer import run_training
 from schemas import Question, write_parquet
 from tests.conftest import tokenized
@@ -162,6 +164,27 @@ def test_a_worker_that_fails_at_a_step_changes_nothing(step, job, undisturbed, t
     assert history(disturbed) == history(undisturbed)
     for name, weight in weights(disturbed).items():
         assert torch.equal(weight, weights(undisturbed)[name]), name
+
+
+@pytest.mark.chaos
+def test_ray_s_list_of_checkpoints_half_written_loses_none_of_them(job, undisturbed, tmp_path, monkeypatch):
+    disturbed = replace(job, out=tmp_path)
+    stopped_at(7, disturbed, monkeypatch)
+    snapshot = disturbed.out / "checkpoints" / SNAPSHOT
+    snapshot.write_text(snapshot.read_text()[:100])
+    # Begun anew it would come to step 3 again, and stop there.
+    monkeypatch.setattr(trainer, "train_worker", failing(FailAt(3, value=float("nan"))))
+    run_training(disturbed)
+    assert history(disturbed) == history(undisturbed)
+
+
+def test_checkpoints_of_another_zero_stage_are_refused_and_named(job, tmp_path):
+    folder = tmp_path / "checkpoints"
+    (folder / "checkpoint_1").mkdir(parents=True)
+    (folder / SNAPSHOT).write_text(json.dumps(listing({"checkpoint_1": About(4, 2, 2, "nothing")})))
+    (folder / "checkpoint_1" / ABOUT).write_text(json.dumps(asdict(About(4, 2, 2, "nothing"))))
+    with pytest.raises(BadInputError, match=r"zero_stage: was 2 when the checkpoint of step 4 was written, and is 3"):
+        run_training(replace(job, out=tmp_path))
 
 
 @pytest.mark.chaos

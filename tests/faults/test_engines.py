@@ -23,7 +23,7 @@ from schemas import CandidateGroup, Question, read_parquet, write_parquet
 from tests.conftest import tokenized
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-QUESTIONS, ENGINE_SECONDS = 40, 40.0
+QUESTIONS, ENGINE_SECONDS, MOST_TOKENS = 40, 40.0, 120
 
 
 def faulty(usual: type, folder: Path, strikes) -> type:
@@ -33,9 +33,9 @@ def faulty(usual: type, folder: Path, strikes) -> type:
         def __init__(self, *given, **named):
             start = Engine._start
 
-            def start_or_not(engine, settings):
+            def start_or_not(engine, *given):
                 strikes("start", (), lambda kind: note(folder, kind))
-                start(engine, settings)
+                start(engine, *given)
 
             Engine._start = start_or_not
             super().__init__(*given, **named)
@@ -60,8 +60,12 @@ def note(folder: Path, kind: str) -> int:
 
 @pytest.fixture
 def sampled(tiny_llama, tmp_path, monkeypatch):
-    """A function that samples with a fault: the questions, the groups by question, how often each kind of fault struck."""
+    """A function that samples with a fault: the questions, the groups by question, how often each kind of fault struck.
+
+    Beside that fault one prompt is too long, which costs its own question and no attempt.
+    """
     questions = tokenized(generate("train", QUESTIONS, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
+    questions[-1] = questions[-1].model_copy(update={"prompt_ids": (5,) * (MOST_TOKENS + 1)})
     (tmp_path / "questions").mkdir()
     write_parquet(tmp_path / "questions" / "questions.parquet", Question, questions)
     settings = EngineSettings(
@@ -69,7 +73,7 @@ def sampled(tiny_llama, tmp_path, monkeypatch):
         model_fingerprint="tiny",
         tasks=TASKS,
         labelling=LabellingConfig(),
-        sampling=SamplingConfig(k=2, max_prompt_tokens=120, max_new_tokens=20),
+        sampling=SamplingConfig(k=2, max_prompt_tokens=MOST_TOKENS, max_new_tokens=20),
         resources=ResourcesConfig(sampling_actors=(1, 1), attempts=3, engine_seconds=ENGINE_SECONDS),
         seed=0,
     )
@@ -81,7 +85,11 @@ def sampled(tiny_llama, tmp_path, monkeypatch):
         stream.sample_candidates(tmp_path / "questions", tmp_path / "groups", settings, Counter.remote())
         groups = read_parquet(tmp_path / "groups", CandidateGroup)
         assert sorted(g.question.question_id for g in groups) == sorted(q.question_id for q in questions)
-        return questions, {group.question.question_id: group for group in groups}, tmp_path / "struck"
+        found = {group.question.question_id: group for group in groups}
+        too_long = found.pop(questions[-1].question_id)
+        told = f"a prompt of {MOST_TOKENS + 1} tokens, over max_prompt_tokens = {MOST_TOKENS}"
+        assert (too_long.candidates, too_long.failure.reason, too_long.failure.attempts) == ((), told, 0)
+        return questions, found, tmp_path / "struck"
 
     return sample
 

@@ -15,7 +15,9 @@ from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
 from aft_ray.losses import LOSSES, loss_function, needs_reference
 from aft_ray.tasks.arithmetic import generate
 from aft_ray.training.division import global_batches, share_out
+from aft_ray.training.engine import deepspeed_config, join_process_group, leave_process_group, prepare_environment
 from aft_ray.training.job import TrainingJob
+from aft_ray.training.loading import load_converted, load_divided
 from aft_ray.training.trainer import run_training, score_references
 from aft_ray.training.worker import load_examples
 from schemas import Candidate, CandidateGroup, write_parquet
@@ -186,6 +188,23 @@ def test_bf16_follows_fp32_as_far_as_its_digits_go(groups_and_by_hand, tiny_llam
     history = json.loads((tmp_path / "training.json").read_text())["history"]
     assert [step["loss"] for step in history] == pytest.approx(losses, rel=0.02)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("load", [load_divided, load_converted])
+def test_under_zero_3_in_bf16_rotary_frequencies_keep_their_digits(load, tiny_llama, tmp_path):
+    resources = ResourcesConfig(training_workers=0, zero_stage=3)
+    job = replace(job_on([], tiny_llama, tmp_path, resources), model=ModelConfig(path=tiny_llama, precision="bf16"))
+    prepare_environment(resources)
+    join_process_group(resources)
+    found = load(tiny_llama, torch.bfloat16, deepspeed_config(job))
+    leave_process_group(resources)
+    expected = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16)
+    buffers = dict(expected.named_buffers())
+    assert any("inv_freq" in name for name in buffers)
+    for name, buffer in found.named_buffers():
+        assert buffer.dtype == buffers[name].dtype, name
+        assert torch.equal(buffer.cpu(), buffers[name]), name
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.bfloat16}
 
 
 def test_every_loss_trains_and_moves_the_model(tiny_llama, tmp_path):

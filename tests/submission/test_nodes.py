@@ -23,7 +23,7 @@ from schemas import Question, write_parquet
 from tests.conftest import tokenized
 
 RAY = Path(sys.executable).parent / "ray"
-EPOCHS, STEPS_PER_CHECKPOINT = 30, 50
+EPOCHS = 30
 STEPS = 3 * EPOCHS
 
 
@@ -72,9 +72,7 @@ def test_a_node_goes_with_a_notice_and_another_comes_and_the_losses_stay_the_sam
     write_parquet(records / "questions.parquet", Question, questions)
     job = TrainingJob(
         model=ModelConfig(path=tiny_llama, precision="fp32"),
-        training=TrainingConfig(
-            learning_rate=1e-3, epochs=EPOCHS, questions_per_step=4, steps_per_checkpoint=STEPS_PER_CHECKPOINT
-        ),
+        training=TrainingConfig(learning_rate=1e-3, epochs=EPOCHS, questions_per_step=4, steps_per_checkpoint=STEPS + 1),
         resources=ResourcesConfig(training_workers=2, fewest_training_workers=1, zero_stage=3),
         seed=0,
         task_weights={},
@@ -103,10 +101,9 @@ def test_a_node_goes_with_a_notice_and_another_comes_and_the_losses_stay_the_sam
     command = [str(RAY), "drain-node", "--address", cluster.address, "--node-id", goes.node_id, *notice]
     subprocess.run(command, check=True, capture_output=True)
     wait_for(lambda: any(disturbed.out.glob("checkpoints/checkpoint_*")), 60, "no checkpoint after the notice")
-    saved = steps_with(2)[-1]
-    assert saved < STEPS_PER_CHECKPOINT, "it was the notice that had it saved"
+    saved = steps_with(2)[-1]  # by nothing but the notice
     wait_for(lambda: steps_with(1), 180, "it did not go on with one worker")
-    assert steps_with(1)[0] > 5, "begun anew"
+    assert 1 < steps_with(1)[0] <= saved + 1, "it did not go on from there"
     if any(node.node_id == goes.node_id for node in cluster.worker_nodes):
         cluster.remove_node(goes, allow_graceful=False)
     wait_for(lambda: len(steps_with(1)) >= 5, 60, "it stands with one worker")

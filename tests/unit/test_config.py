@@ -108,14 +108,14 @@ def test_settings_are_frozen():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--resources.training_workers", "999"], "training_workers x cpus_per_training_worker = 999 CPUs"),
+        (["--resources.training_workers", "999"], "resources.training_workers: 999 x 1 CPU"),
         (["--model.path", "nowhere"], "nowhere/config.json: not there"),
         (
             ["--alignment.loss", "simpo", "--alignment.options", '{"lambda": 1}'],
             "loss simpo has no option lambda; it has {'beta'",
         ),
         (["--sampling.max_prompt_tokens", "900"], "max_prompt_tokens + max_new_tokens + 1 = 1157 tokens"),
-        (["--resources.cpus_per_sampling_actor", "512"], "sampling_actors x cpus_per_sampling_actor = 512 CPUs and 1 to read"),
+        (["--resources.cpus_per_sampling_actor", "512"], "resources.sampling_actors: 1 x 512 CPU, and 1 CPU to read"),
         (["--alignment.loss", "losses_of_mine:no_such"], "alignment: no loss 'losses_of_mine:no_such'"),
     ],
 )
