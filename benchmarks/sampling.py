@@ -168,9 +168,9 @@ def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
     def after(row: dict[str, Any]) -> dict[str, Any]:
         return {"generated": list(row["generated_tokens"]), "asked": time.time() - float(row["time_taken_llm"])}
 
-    processor = build_processor(config, preprocess=before, postprocess=after)
     with tempfile.TemporaryDirectory() as name:
-        connect(Path(name))
+        connect(Path(name))  # before the processor is built, which else connects to any Ray it finds
+        processor = build_processor(config, preprocess=before, postprocess=after)
         rows = [
             {"ids": list(ids), "seed": seed} for seed, ids in enumerate(i for i in prompts(model, data, number) for _ in range(K))
         ]
