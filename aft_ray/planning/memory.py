@@ -48,8 +48,9 @@ def training_memory(
     buffers = deepspeed_buffers(on_gpu)
     shared = {level: count / workers if stage >= level else count for level in (1, 2, 3)}
     parameters = size * shared[3]
+    summed_on_host = on_gpu and stage == 3 and resources.offload != "nothing"
     # In bf16 they are summed in fp32 beside the ones that backward makes.
-    gradients = (4 if precision == "bf16" and stage else size) * shared[2]
+    gradients = 0.0 if summed_on_host else (4 if precision == "bf16" and stage else size) * shared[2]
     if stage >= 2:
         gradients += size * min(count, buffers["reduce_bucket_size"])
     # Adam's two moments, and of ZeRO always, of bf16 too, weights in fp32.
@@ -57,7 +58,8 @@ def training_memory(
     transient = 4 * shared[1] if stage else 0  # the gradient in fp32, while the step is made
     if stage == 3:
         parameters += size * min(count, buffers["stage3_max_live_parameters"])
-    offloaded = optimizer + 4 * shared[2] if resources.offload != "nothing" else 0.0
+    # There ZeRO-3 keeps sums of the gradients and, beside them, the gradients of the step.
+    offloaded = optimizer + (8 if stage == 3 else 4) * shared[2] if resources.offload != "nothing" else 0.0
     parameters_offloaded = size * shared[3] if resources.offload == "optimizer+parameters" else 0.0
     device_optimizer = 0.0 if resources.offload != "nothing" else optimizer + transient
     host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0

@@ -72,8 +72,8 @@ def plan_training(config: RunConfig, shape: ModelShape, machine: Machine, work: 
         room, a_node = OF_GPU * machine.gpu.memory, min(workers, machine.gpus)
 
         def fits(training: TrainingConfig, resources: ResourcesConfig) -> bool:
-            needed = memory_of(training, resources)
-            return needed.device <= room and needed.host * a_node <= machine.host_bytes
+            needed, beside = memory_of(training, resources), min(resources.least_training_workers, machine.gpus)
+            return needed.device <= room and needed.host * beside <= machine.host_bytes
 
         if not fits(training, resources):
             changes = nearest(training, resources, fits)

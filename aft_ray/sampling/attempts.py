@@ -36,11 +36,15 @@ class NothingIsAnsweredError(RuntimeError):
     """One question after the other was given up."""
 
 
-@ray.remote(num_cpus=0)
-class Attempts:
-    """What is in hand, by question: lives beside the driver, so that it outlives the actors."""
+def alive_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
-    def __init__(self) -> None:
+
+class Attempts:
+    """What is in hand, by question, and how engines fare: an actor beside the driver, so that it outlives those of the pool."""
+
+    def __init__(self, alive: Callable[[], set[str]] = alive_nodes) -> None:
+        self.alive = alive
         self.begun: dict[str, list[str]] = {}
         self.starts: Counter[str] = Counter()
         self.lives: Counter[str] = Counter()
@@ -87,7 +91,7 @@ class Attempts:
         begun = self.begun.get(question_id)
         if not begun:
             return 0
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        alive = self.alive()
         self.begun[question_id] = [node for node in begun if node in alive]
         return len(self.begun[question_id])
 

@@ -224,7 +224,7 @@ def _through_pool(
     rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, **options: Any
 ) -> ray.data.Dataset:
     smallest, largest = settings.resources.sampling_actors
-    attempts = Attempts.options(scheduling_strategy=beside_the_driver()).remote()  # type: ignore[attr-defined]
+    attempts = ray.remote(num_cpus=0, scheduling_strategy=beside_the_driver())(Attempts).remote()
     gpus = settings.resources.gpus_per_sampling_actor
     return rows.map_batches(
         actor,
