@@ -24,7 +24,11 @@ def connect(logs: Path) -> None:
     for name in ("ray", "ray.data", "ray.train"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A pool grows when its actors have as many blocks in hand as they work on at once. By itself Ray wants 1.75 times as many,
+    # which none ever has.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
     link = logs / "ray"
     link.unlink(missing_ok=True)
     link.symlink_to(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs")

@@ -1,9 +1,11 @@
 """Sampling k chains a question: our stream with one actor, a bare vLLM engine, ray.data.llm, transformers.generate.
 
-Run as:  .venv/bin/python benchmarks/sampling.py MODEL GSM8K/test.jsonl [--questions 48] [--rounds 3]
+Run as:  .venv/bin/python benchmarks/sampling.py MODEL GSM8K/test.jsonl [--questions 48] [--rounds 3] [--ways ours,vllm]
 
 MODEL is a Hugging Face directory (the figures: SmolLM2-135M, fp32). Generated tokens a second, end of sequence ignored so that
 all generate equally many, from the moment when the engine stands to the last record; each way in turn, in a process of its own.
+What a stream costs once (the first tasks that label and write, the end of the pool) weighs less the more questions there are, so
+figures are kept by their number: run again with another, they stand beside each other.
 
 ours          questions in Parquet -> sampling, labelling -> records in Parquet; one actor
 vllm          vllm.LLM.generate of the same requests (n = k), the same engine settings
@@ -17,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from figures import keep, spread, table
+from figures import HERE, keep, spread, table
 
 K, NEW_TOKENS, PROMPT_TOKENS = 6, 64, 256
 
@@ -216,20 +217,29 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--questions", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", default=",".join(WAYS))
     given = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    found: dict[str, list[float]] = {way: [] for way in given.ways.split(",")}
     for number in range(given.rounds):
-        for way in WAYS:
+        for way in found:
             with context.Pool(1) as process:
                 found[way].append(process.apply(measure, (way, given.model.absolute(), given.data.absolute(), given.questions)))
             print(number, way, round(found[way][-1], 1), flush=True)
-    ratios = {way: [mine / theirs for mine, theirs in zip(found["ours"], speeds, strict=True)] for way, speeds in found.items()}
-    lines = [[way, spread(speeds, 0), "" if way == "ours" else f"{spread(ratios[way])} x"] for way, speeds in found.items()]
-    figures = {
-        way: {"tokens_per_second": speeds, "ours_over_it": statistics.median(ratios[way])} for way, speeds in found.items()
-    }
-    keep("sampling", figures | {"questions": given.questions, "k": K}, table(["way", "tokens / s", "ours / it"], lines))
+        report(given.questions, found)
+
+
+def report(questions: int, found: dict[str, list[float]]) -> None:
+    """Beside the figures for other numbers of questions."""
+    path = HERE / "results" / "sampling.json"
+    figures = json.loads(path.read_text())["figures"] if path.exists() else {}
+    figures[str(questions)] = found
+    lines = []
+    for number, speeds_of in sorted(figures.items(), key=lambda item: int(item[0])):
+        for way, speeds in speeds_of.items():
+            ratios = [mine / theirs for mine, theirs in zip(speeds_of["ours"], speeds, strict=True)]
+            lines.append([number, way, spread(speeds, 0), "" if way == "ours" else f"{spread(ratios)} x"])
+    keep("sampling", figures, table(["questions", "way", "tokens / s", "ours / it"], lines))
 
 
 if __name__ == "__main__":

@@ -175,16 +175,22 @@ def label_candidates(
 ) -> None:
     """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions."""
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
-    _label_into(_rows(groups, lambda table: without(table, done), settings), out, settings, counter)
+    _label_into(_rows(groups, lambda table: without(table, done), settings, strict=True), out, settings, counter)
 
 
-def _rows(records: Place, wanted: Callable[[pa.Table], pa.Table], settings: EngineSettings) -> ray.data.Dataset:
-    """Those that are wanted, in blocks; as many rows in each as leave every actor enough blocks."""
+def _rows(
+    records: Place, wanted: Callable[[pa.Table], pa.Table], settings: EngineSettings, strict: bool = False
+) -> ray.data.Dataset:
+    """Those that are wanted, in blocks; as many rows in each as leave every actor enough blocks.
+
+    Where no actor takes blocks one by one they must be made `strict`, or all of a file come to one task and are written at its
+    end.
+    """
     smallest, largest = ROWS_PER_BLOCK
     size = max(smallest, min(largest, count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
     path, filesystem = for_ray_data(records)
     rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(wanted, batch_format="pyarrow", batch_size=None)
-    return rows.repartition(target_num_rows_per_block=size)
+    return rows.repartition(target_num_rows_per_block=size, strict=strict)
 
 
 def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
@@ -224,7 +230,7 @@ def _through_pool(
     rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, **options: Any
 ) -> ray.data.Dataset:
     smallest, largest = settings.resources.sampling_actors
-    attempts = ray.remote(num_cpus=0, scheduling_strategy=beside_the_driver())(Attempts).remote()
+    attempts = ray.remote(num_cpus=0)(Attempts).options(scheduling_strategy=beside_the_driver()).remote()
     gpus = settings.resources.gpus_per_sampling_actor
     return rows.map_batches(
         actor,

@@ -91,6 +91,7 @@ def test_a_killed_controller_ends_the_training_and_the_next_start_goes_on(undist
     same_training(undisturbed, disturbed)
 
 
+@pytest.mark.chaos
 def test_a_killed_sampling_actor_and_an_interrupted_stream_lose_and_double_nothing(tiny_llama, tmp_path):
     questions = tokenized(generate("train", 96, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
     (tmp_path / "questions").mkdir()

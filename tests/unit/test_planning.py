@@ -156,7 +156,7 @@ def test_the_command_prints_the_plan_and_says_what_is_missing(monkeypatch):
     assert fits.exit_code == 0, fits.output
     assert "69 B parameters" in fits.output
     assert "Fits." in fits.output
-    small = run.invoke(app, ["plan", str(ROOT / "jobs" / "aft_llama70b.py"), *shape, *lengths, "--gpu", "l40s-48"])
+    small = run.invoke(app, ["plan", str(ROOT / "jobs" / "aft_llama70b.py"), *shape, *lengths, "--host-gb", "500"])
     assert small.exit_code == DOES_NOT_FIT
     assert "Does not fit" in small.output
     missing = run.invoke(app, ["plan", str(ROOT / "jobs" / "aft_llama70b.py"), *shape])
