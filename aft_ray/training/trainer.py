@@ -19,6 +19,13 @@ COLLECTIVE_SECONDS = 2 * 3600
 """That ranks wait for each other: for one that converts a checkpoint of a terabyte, too."""
 
 
+class Trainer(TorchTrainer):
+    """Ray's own takes Ctrl-C to itself, answers it with exit code 0, and keeps it when the training is long over."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def run_training(job: TrainingJob) -> None:
     """Train to the end. Run again with the same `job.out`, it goes on from the last checkpoint there.
 
@@ -48,7 +55,7 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
     storage, filesystem = for_ray_train(job.out)
     elastic = resources.fewest_training_workers is not None
     workers = (resources.least_training_workers, resources.training_workers) if elastic else resources.training_workers
-    trainer = TorchTrainer(
+    trainer = Trainer(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),

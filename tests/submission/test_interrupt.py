@@ -27,7 +27,9 @@ def test_control_c_leaves_a_run_that_goes_on_and_no_processes(tmp_path):
     ray.shutdown()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "jobs/quickstart.py", "--name", "stopped", "--runs_dir", str(tmp_path), *SMALL.split()]
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    # Started in the background of a shell, this process ignores the signal, and what it starts would too.
+    heeds = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, **heeds)
     deadline = time.monotonic() + 300
     while not list((tmp_path / "stopped").glob(".sample-*/groups/*.parquet")):
         assert driver.poll() is None
