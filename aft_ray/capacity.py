@@ -108,11 +108,13 @@ def wait_for_room(demand: Demand, console: Console) -> None:
 
 
 def started_by_hand() -> bool:
-    """Whether the cluster's nodes are not of an autoscaler's kinds. `ray start --head` has one too, which can start none."""
-    reported = ray_kv(DEBUG_AUTOSCALING_STATUS)  # of Ray's first autoscaler
+    """Whether the cluster's nodes are surely not of an autoscaler's kinds: `ray start --head` has one too, which can start none.
+
+    It says so by naming each node after its id. Who says nothing may be about to start some.
+    """
+    reported = ray_kv(DEBUG_AUTOSCALING_STATUS)
     kinds = list(json.loads(reported)["autoscaler_report"]["active_nodes"]) if reported else []
-    kinds += [node.ray_node_type_name for node in cluster_status().cluster_resource_state.node_states]
-    return all(not kind or NAMED_BY_ITS_ID.fullmatch(kind) for kind in kinds)
+    return bool(kinds) and all(NAMED_BY_ITS_ID.fullmatch(kind) for kind in kinds)
 
 
 def autoscaler_refuses() -> bool:
