@@ -5,11 +5,10 @@ evaluation comes out of the sampling. Before align, reference where the loss nee
 A further round is sample-2 -> align-2 -> evaluate-aft-2, and so on, each from the model of the round before.
 """
 
-import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
 from aft_ray.storage import (
     alone_in,
+    content_of,
     differences,
     fingerprint,
     finish_interrupted,
@@ -53,7 +53,6 @@ from schemas import (
     CandidateGroup,
     Evaluation,
     Question,
-    Record,
     ReferenceScores,
     StageManifest,
     iter_parquet,
@@ -392,11 +391,6 @@ class Run:
             resources=self.config.resources,
             seed=self.config.seed + number - 1,
         )
-
-
-def content_of(records: Sequence[Record]) -> str:
-    """A fingerprint of records."""
-    return hashlib.sha256("".join(record.model_dump_json() for record in records).encode()).hexdigest()[:16]
 
 
 def in_round(stage: str, number: int) -> str:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from upath import UPath
 
 from aft_ray.places import Place, copy_within_store, files_below, make_folder, remove
-from schemas import StageManifest
+from schemas import Record, StageManifest
 
 MANIFEST, REPLACED = "manifest.json", "-replaced"
 
@@ -43,6 +43,11 @@ def model_fingerprint(folder: Place) -> str:
             stream.seek(max(0, file.stat().st_size - 2**20))
             digest.update(stream.read())
     return digest.hexdigest()[:16]
+
+
+def content_of(records: Sequence[Record]) -> str:
+    """A fingerprint of records."""
+    return hashlib.sha256("".join(record.model_dump_json() for record in records).encode()).hexdigest()[:16]
 
 
 def read_manifest(stage: Place) -> StageManifest | None:
