@@ -23,7 +23,7 @@ from rich.console import Console
 from aft_ray.cluster import own_cpus
 from aft_ray.config import ResourcesConfig
 
-NAMED_BY_ITS_ID = re.compile(r"(local\.cluster\.)?node_[0-9a-f]+")
+NAMED_BY_ITS_ID = re.compile(r"node_[0-9a-f]+")
 Bundle = dict[str, float]
 """Resources by their names, of a worker or a node."""
 TELL_SECONDS, PATIENCE_SECONDS, AUTOSCALER_PATIENCE_SECONDS = 10.0, 60.0, 1200.0

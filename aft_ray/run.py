@@ -274,8 +274,8 @@ class Run:
         seed: int | None = None,
         references: Place | None = None,
     ) -> dict[str, int]:
-        self.connect_for(training_demand(self.config.resources))
         if not (out / TOLD).exists():  # killed between the end of a training and that of its stage, a run has it already
+            self.connect_for(training_demand(self.config.resources))
             with StageProgress(self.console, stage, 0, "steps") as counter:
                 run_training(self.training_job(training, start, records, out, counter, seed, references))
         remove(out / "checkpoints")
