@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def keep(name: str, figures: Any, told: str) -> None:
             ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
         ).stdout.strip(),
         "hardware": hardware(),
-        "versions": versions() | {"trl": version("trl")},
+        "versions": versions() | ({"trl": version("trl")} if find_spec("trl") else {}),
         "figures": figures,
     }
     (HERE / "results").mkdir(exist_ok=True)

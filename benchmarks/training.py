@@ -49,7 +49,7 @@ def load(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
 
-def groups(data: Path, k: int, steps: int) -> list[list[dict[str, Any]]]:
+def groups(data: Path, k: int, steps: int, questions: int) -> list[list[dict[str, Any]]]:
     """By step: questions with k chains each, as text."""
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     draw = random.Random(k)
@@ -58,8 +58,8 @@ def groups(data: Path, k: int, steps: int) -> list[list[dict[str, Any]]]:
         chains = [row["answer"], *(other["answer"] for other in draw.sample(rows, k - 1))]
         return {"prompt": f"Question: {row['question']}\nAnswer:", "chains": [f" {chain}" for chain in chains]}
 
-    chosen = iter(draw.sample(rows, steps * QUESTIONS[k]))
-    return [[group(next(chosen)) for _ in range(QUESTIONS[k])] for _ in range(steps)]
+    chosen = iter(draw.sample(rows, steps * questions))
+    return [[group(next(chosen)) for _ in range(questions)] for _ in range(steps)]
 
 
 def tokenized(path: Path, batch: list[dict[str, Any]]) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
@@ -236,7 +236,7 @@ WAYS = {"ours": ours, "padded": padded, "dpo": dpo, "vft": ours, "sft": sft}
 def measure(way: str, path: Path, data: Path, k: int) -> dict[str, float]:
     """In a process of its own: questions a second over the steps after the first, peak memory beside the bare model's, GB."""
     load(path)
-    before, steps = peak(), groups(data, k, STEPS[k] + 1)
+    before, steps = peak(), groups(data, k, STEPS[k] + 1, QUESTIONS[k])
     seconds = WAYS[way](path, steps)
     most = peak()
     needed = sum(flops(path, batch) for batch in steps[1:])

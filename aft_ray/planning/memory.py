@@ -93,7 +93,9 @@ def activation_memory(
         of_layers = shape.layers * kept.of_layer
     of_chains = questions * sum(len(chain.token_ids) for chain in example.chains)
     kind = "cuda" if resources.gpus_per_training_worker else "cpu"
-    logits = 4 * (min(of_chains * shape.vocabulary, LOGITS_KEPT[kind]) + 2 * LOGITS_AT_A_TIME[kind])
+    # Those that are kept; those of a part, their gradient, and the same in fp32.
+    kept_logits = dtype.itemsize * min(of_chains * shape.vocabulary, LOGITS_KEPT[kind])
+    logits = kept_logits + (4 + dtype.itemsize) * LOGITS_AT_A_TIME[kind]
     # The hidden states of the chains, and their gradient in fp32.
     hidden = of_chains * shape.hidden * (dtype.itemsize + 4)
     return of_layers + max(kept.transient, logits) + hidden

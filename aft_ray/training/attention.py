@@ -120,14 +120,29 @@ def dense_mask(batch: Batch) -> Tensor:
 
 
 def _rule(batch: Batch) -> Any:
+    """From where a token's own question and segment begin and its prompt ends: nothing is looked up by key, which is asked for
+    every pair of a query and a key."""
     question_RL, segment_RL = batch.question_RL, batch.segment_RL
+    place_L = torch.arange(question_RL.shape[1], dtype=torch.int32, device=question_RL.device)
+
+    def latest(here_RL: Tensor) -> Tensor:
+        """Of every token, the last place up to it where that holds; 0 before the first."""
+        return (place_L * here_RL).cummax(dim=1).values.int()
+
+    new_question_RL, new_segment_RL = _changed(question_RL), _changed(segment_RL)
+    question_start_RL = latest(new_question_RL)
+    segment_start_RL = latest(new_question_RL | new_segment_RL)
+    last_of_prompt_RL = latest(segment_RL == 0)
 
     def sees(row: Any, head: Any, query: Any, key: Any) -> Any:
-        of_key = segment_RL[row, key]
-        same_question = question_RL[row, query] == question_RL[row, key]
-        return same_question & ((of_key == 0) | (of_key == segment_RL[row, query])) & (query >= key)
+        in_prompt = (key >= question_start_RL[row, query]) & (key <= last_of_prompt_RL[row, query])
+        return (key <= query) & (in_prompt | (key >= segment_start_RL[row, query]))
 
     return sees
+
+
+def _changed(numbers_RL: Tensor) -> Tensor:
+    return torch.cat((torch.zeros_like(numbers_RL[:, :1], dtype=torch.bool), numbers_RL[:, 1:] != numbers_RL[:, :-1]), dim=1)
 
 
 def _block_mask(*given: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
+from transformers.utils import is_liger_kernel_available
 
 from aft_ray.config import ResourcesConfig
 from aft_ray.places import fetched
@@ -65,12 +67,19 @@ def load_model(job: TrainingJob) -> PreTrainedModel:
     """With FlexAttention on a GPU, where the model has it; else with our attention over rows, where it can be given one."""
     if job.resources.gpus_per_training_worker:
         try:
-            return read_model(job, attn_implementation="flex_attention")
+            return with_fused_kernels(read_model(job, attn_implementation="flex_attention"))
         except ValueError as error:  # raised before a weight is read
             logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
     model = read_model(job)
     if model.is_backend_compatible():
         model.set_attn_implementation(SHARED_PROMPT)
+    return model
+
+
+def with_fused_kernels(model: PreTrainedModel) -> PreTrainedModel:
+    """Liger's norms, rotary positions and activations (https://github.com/linkedin/Liger-Kernel) for families that it knows."""
+    if is_liger_kernel_available():
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     return model
 
 

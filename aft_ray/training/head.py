@@ -4,12 +4,14 @@ Logits are made for a part of the vocabulary at a time and reduced at once. Up t
 gradient in backward; beyond it backward makes them again, for one matrix product in four. Parts of the vocabulary, not of the
 tokens, because then each weight's gradient is written once. As in Cut Your Losses (arXiv 2411.09009) and
 https://github.com/linkedin/Liger-Kernel, whose fused loss must know each token's gradient already in forward; here it depends on
-all chains of a question. fp32 from the logits on.
+all chains of a question. fp32 from the logits on. On a GPU what is between the matrix products is compiled: each a single reading
+of the logits.
 
 Shape suffixes: T tokens, H hidden size, V vocabulary, W a part of the vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 LOGITS_AT_A_TIME = {"cpu": 2**23, "cuda": 2**27}
-LOGITS_KEPT = {"cpu": 2**26, "cuda": 2**28}
+LOGITS_KEPT = {"cpu": 2**26, "cuda": 2**29}
+ALIGNED = 256
+"""A part of the vocabulary is a multiple of this: at odd widths a GPU takes kernels of its ancestors, three times as slow."""
 
 
 class LogLikelihoodHead(nn.Module):
@@ -44,9 +48,10 @@ class _LogLikelihood(torch.autograd.Function):
         ctx.kept = {}
         for part in _parts(hidden_TH, weight_VH):
             logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
-            logsumexp_T = torch.logaddexp(logsumexp_T, logits_TW.logsumexp(dim=1))
             place_T, inside_T = _place(target_T, part)
-            target_logit_T += logits_TW.gather(1, place_T[:, None]).squeeze(1) * inside_T
+            of_part_T, at_place_T = _on(hidden_TH.device, _reduced)(logits_TW, place_T)
+            logsumexp_T = torch.logaddexp(logsumexp_T, of_part_T)
+            target_logit_T += at_place_T * inside_T
             if logits_TW.numel() <= room:
                 ctx.kept[part.start] = logits_TW
                 room -= logits_TW.numel()
@@ -65,10 +70,8 @@ class _LogLikelihood(torch.autograd.Function):
             logits_TW = ctx.kept.pop(part.start, None)
             if logits_TW is None:
                 logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
-            by_logit_TW = logits_TW.sub_(logsumexp_T[:, None]).exp_().mul_(-gradient_T[:, None])
             place_T, inside_T = _place(target_T, part)
-            by_logit_TW.scatter_add_(1, place_T[:, None], (gradient_T * inside_T)[:, None])
-            by_logit_TW = by_logit_TW.to(hidden_TH.dtype)
+            by_logit_TW = _on(hidden_TH.device, _by_logit)(logits_TW, logsumexp_T, gradient_T, place_T, inside_T)
             by_hidden_TH += by_logit_TW @ weight_VH[part]
             if by_weight_VH is not None:
                 torch.mm(by_logit_TW.T, hidden_TH, out=by_weight_VH[part])
@@ -79,12 +82,35 @@ class _LogLikelihood(torch.autograd.Function):
 
 def _parts(hidden_TH: Tensor, weight_VH: Tensor) -> Iterator[slice]:
     size = max(1, LOGITS_AT_A_TIME[hidden_TH.device.type] // len(hidden_TH))
+    size = size // ALIGNED * ALIGNED or size
     for start in range(0, len(weight_VH), size):
         yield slice(start, min(start + size, len(weight_VH)))
 
 
 def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, part: slice) -> Tensor:
-    return linear(hidden_TH, weight_VH[part], None if bias_V is None else bias_V[part]).float()
+    return linear(hidden_TH, weight_VH[part], None if bias_V is None else bias_V[part])
+
+
+def _reduced(logits_TW: Tensor, place_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Their logsumexp, and the logit at a place, fp32 [T]."""
+    logits_TW = logits_TW.float()
+    return logits_TW.logsumexp(dim=1), logits_TW.gather(1, place_T[:, None]).squeeze(1)
+
+
+def _by_logit(logits_TW: Tensor, logsumexp_T: Tensor, gradient_T: Tensor, place_T: Tensor, inside_T: Tensor) -> Tensor:
+    """The gradient by each logit, in the logits' type. May take their memory."""
+    by_logit_TW = logits_TW.float().sub_(logsumexp_T[:, None]).exp_().mul_(-gradient_T[:, None])
+    by_logit_TW.scatter_add_(1, place_T[:, None], (gradient_T * inside_T)[:, None])
+    return by_logit_TW.to(logits_TW.dtype)
+
+
+def _on(device: torch.device, function: Callable[..., Any]) -> Callable[..., Any]:
+    return _compiled(function) if device.type == "cuda" else function
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
 
 
 def _place(target_T: Tensor, part: slice) -> tuple[Tensor, Tensor]:

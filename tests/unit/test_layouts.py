@@ -60,7 +60,12 @@ def gradient_of(model, batch, budget, layout):
     model.zero_grad()
     loss = GlobalLoss(bound_loss("bc", 0.2, {}), 1.0, 1.0, vft_covers_positives=True)
     (share,) = share_out(batch, 1, budget, layout)
-    sums = run_passes(Scorer(model), lambda value, last: value.backward(), loss, share, batch, layout)
+    scorer = Scorer(model)
+
+    def score(made):
+        return scorer(made.to(model.device))
+
+    sums = run_passes(score, lambda value, last: value.backward(), loss, share, batch, layout)
     return share, sums["loss"], torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
