@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import gc
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -31,6 +32,8 @@ import torch
 from figures import keep, spread, table
 from head import SHAPES
 from training import BETA, flops, groups, role_of, tokenized
+
+from aft_ray.training.engine import FOR_GPU
 
 QUESTIONS = {6: 72, 16: 28, 1: 320}
 """A step's, by k."""
@@ -51,24 +54,27 @@ def make_model(path: Path, tokenizer: Path) -> None:
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(path)
 
 
-def ours(path: Path, k: int, batches: list[list[Any]]) -> tuple[Callable[[Any], Any], float]:
-    """The step of a run, and what the plan says that it needs, in bytes."""
+def job_of(path: Path, k: int) -> Any:
     from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
-    from aft_ray.training.engine import prepare_environment, start_engine
     from aft_ray.training.job import TrainingJob
-    from aft_ray.training.layout import choose_layout
-    from aft_ray.training.worker import global_loss, train_step
 
     settings: dict[str, Any] = {"learning_rate": 1e-6, "tokens_per_micro_batch": BUDGET}
     training = TrainingConfig(**settings) if k == 1 else AlignmentConfig(loss="bc", beta=BETA, **settings)
     resources = ResourcesConfig(training_workers=0, zero_stage=1, gpus_per_training_worker=1)
-    job = TrainingJob(ModelConfig(path=path, precision="bf16"), training, resources, 0, {}, path, path, None)
-    plan = planned(path, job, batches)  # traces the model, before Liger's kernels take the place of its functions
-    prepare_environment(resources)
-    engine, loss = start_engine(job, 10), global_loss(training)
+    return TrainingJob(ModelConfig(path=path, precision="bf16"), training, resources, 0, {}, path, path, None)
 
-    assert choose_layout(engine, batches[0][0], training.max_tokens) == "pack"
-    return lambda batch: train_step(engine, loss, batch, job, "pack"), plan
+
+def ours(path: Path, k: int, first: Any) -> Callable[[Any], Any]:
+    """The step of a run."""
+    from aft_ray.training.engine import prepare_environment, start_engine
+    from aft_ray.training.layout import choose_layout
+    from aft_ray.training.worker import global_loss, train_step
+
+    job = job_of(path, k)
+    prepare_environment(job.resources)
+    engine, loss = start_engine(job, 10), global_loss(job.training)
+    assert choose_layout(engine, first, job.training.max_tokens) == "pack"
+    return lambda batch: train_step(engine, loss, batch, job, "pack")
 
 
 def examples_of(path: Path, batch: list[dict[str, Any]]) -> list[Any]:
@@ -141,11 +147,10 @@ def forget() -> None:
     torch.cuda.reset_peak_memory_stats()
 
 
-def train(way: str, path: Path, data: Path, k: int, profile: Path | None) -> dict[str, float]:
-    steps = groups(data, k, STEPS + WARM_UP, QUESTIONS[k])
+def train(way: str, path: Path, steps: list[Any], k: int, profile: Path | None) -> dict[str, float]:
     batches = [examples_of(path, batch) for batch in steps]
     forget()
-    step, plan = ours(path, k, batches) if way == "ours" else (padded(path), None)
+    step = ours(path, k, batches[0][0]) if way == "ours" else padded(path)
     warm = [seconds_of(lambda batch=batch: step(batch)) for batch in batches[:WARM_UP]]
     between = torch.cuda.memory_allocated() / 1e9
     seconds = [seconds_of(lambda batch=batch: step(batch)) for batch in batches[WARM_UP:]]
@@ -160,8 +165,7 @@ def train(way: str, path: Path, data: Path, k: int, profile: Path | None) -> dic
         "between_steps_gb": between,
         "first_step_seconds": warm[0],
     }
-    if plan is not None:
-        found["planned_gb"] = plan / 1e9
+    if way == "ours":
         if profile is not None:
             write_profile(profile.with_suffix(f".{k}.txt"), lambda: step(batches[-1]))
         import deepspeed
@@ -170,15 +174,15 @@ def train(way: str, path: Path, data: Path, k: int, profile: Path | None) -> dic
     return found
 
 
-def planned(path: Path, job: Any, batches: list[list[Any]]) -> float:
-    """Without what a process itself takes on a GPU, which PyTorch does not count."""
+def planned(path: Path, k: int, steps: list[Any]) -> float:
+    """GB, without what a process itself takes on a GPU, which PyTorch does not count."""
     from aft_ray.planning.memory import training_memory
     from aft_ray.planning.shape import ModelShape
 
-    longest = max((example for batch in batches for example in batch), key=lambda example: example.length)
+    longest = max((example for batch in steps for example in examples_of(path, batch)), key=lambda example: example.length)
+    job = job_of(path, k)
     memory = training_memory(ModelShape(path), job.training, job.resources, "bf16", longest)
-    print({name: round(value / 1e9, 2) for name, value in vars(memory).items()}, flush=True)
-    return memory.device - memory.process
+    return (memory.device - memory.process) / 1e9
 
 
 def write_profile(path: Path, work: Callable[[], Any]) -> None:
@@ -221,15 +225,19 @@ def main() -> None:
     parser.add_argument("--ks", default="6,16,1")
     parser.add_argument("--profile", type=Path)
     given = parser.parse_args()
+    os.environ |= FOR_GPU
     cells = [(way, int(k)) for k in given.ks.split(",") for way in ("ours", "padded")]
     found: dict[tuple[str, int], list[dict[str, float]]] = {cell: [] for cell in cells}
     heads: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         make_model(path, given.tokenizer)
+        steps = {k: groups(given.data, k, STEPS + WARM_UP, QUESTIONS[k]) for _, k in cells}
+        # Traces the model, before Liger's kernels take the place of its functions.
+        plans = {k: planned(path, k, steps[k]) for k in steps}
         for number in range(given.rounds):
             for way, k in cells:
-                result = train(way, path, given.data, k, given.profile if number == 0 else None)
+                result = train(way, path, steps[k], k, given.profile if number == 0 else None)
                 found[way, k].append(result)
                 print(number, way, k, json.dumps({key: round(value, 3) for key, value in result.items()}), flush=True)
             for model, shape in SHAPES.items():
@@ -237,19 +245,23 @@ def main() -> None:
                     heads.setdefault((model, way), []).append(head(way, shape, 8192))
                     print(number, model, way, heads[model, way][-1], flush=True)
             with contextlib.suppress(FileNotFoundError):  # no README where only this file was taken along
-                report(found, heads)
+                report(found, heads, plans)
 
 
-def report(found: dict[tuple[str, int], list[dict[str, float]]], heads: dict[tuple[str, str], list[dict[str, float]]]) -> None:
+def report(
+    found: dict[tuple[str, int], list[dict[str, float]]],
+    heads: dict[tuple[str, str], list[dict[str, float]]],
+    plans: dict[int, float],
+) -> None:
     lines, figures = [], []
     for (way, k), results in found.items():
         ratio = [b["questions_per_second"] / r["questions_per_second"] for b, r in zip(found["ours", k], results, strict=True)]
         speed, used = ([result[name] for result in results] for name in ("questions_per_second", "utilisation"))
-        memory, plan = (statistics.median(r.get(name, 0.0) for r in results) for name in ("peak_gb", "planned_gb"))
+        memory, plan = statistics.median(result["peak_gb"] for result in results), plans[k] if way == "ours" else None
         told = "" if way == "ours" else f"{spread(ratio)} x"
         share = f"{100 * statistics.median(used):.0f} %"
         lines.append([str(k), way, spread(speed, 1), told, share, f"{memory:.1f}", f"{plan:.1f}" if plan else ""])
-        figures.append({"k": k, "way": way, "results": results, "ours_faster_by": statistics.median(ratio)})
+        figures.append({"k": k, "way": way, "results": results, "ours_faster_by": statistics.median(ratio), "planned_gb": plan})
     of_training = table(["k", "way", "questions / s", "ours / it", "utilisation", "peak, GB", "planned, GB"], lines)
     lines = []
     for (model, way), results in heads.items():

@@ -27,6 +27,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,15 @@ def groups(data: Path, k: int, steps: int, questions: int) -> list[list[dict[str
     return [[group(next(chosen)) for _ in range(questions)] for _ in range(steps)]
 
 
-def tokenized(path: Path, batch: list[dict[str, Any]]) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+@cache
+def tokenizer_of(path: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    return AutoTokenizer.from_pretrained(path)
+
+
+def tokenized(path: Path, batch: list[dict[str, Any]]) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+    tokenizer = tokenizer_of(path)
     end = (tokenizer.eos_token_id,)
     return [
         (tuple(tokenizer(g["prompt"])["input_ids"]), [(*tokenizer(c)["input_ids"], *end) for c in g["chains"]]) for g in batch
@@ -201,8 +207,9 @@ def timed(step: Callable[[Any], Any], steps: Sequence[Any]) -> list[float]:
     return seconds[1:]
 
 
-def flops(path: Path, batch: list[dict[str, Any]]) -> float:
-    """That a step on these questions needs."""
+@cache
+def sizes_of(path: Path) -> tuple[Any, int, int]:
+    """A model's config, and the weights of its body and of its head."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(path)
@@ -210,6 +217,12 @@ def flops(path: Path, batch: list[dict[str, Any]]) -> float:
         model = AutoModelForCausalLM.from_config(config)
     head = model.get_output_embeddings().weight.numel()
     body = sum(p.numel() for p in model.parameters()) - head * (1 if config.tie_word_embeddings else 2)
+    return config, body, head
+
+
+def flops(path: Path, batch: list[dict[str, Any]]) -> float:
+    """That a step on these questions needs."""
+    config, body, head = sizes_of(path)
     needed = 0.0
     for prompt, chains in tokenized(path, batch):
         seen = len(prompt) * (len(prompt) + 1) / 2 + sum(len(c) * (len(prompt) + (len(c) + 1) / 2) for c in chains)

@@ -4,7 +4,7 @@ What DeepSpeed keeps follows ZeRO (arXiv 1910.02054, figure 1) with DeepSpeed's 
 from stage 1 on, the gradients from stage 2, the parameters in stage 3.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from aft_ray.config import ResourcesConfig, TrainingConfig
 from aft_ray.planning.shape import ModelShape, group
@@ -14,8 +14,8 @@ from aft_ray.training.head import LOGITS_AT_A_TIME, LOGITS_KEPT
 
 PROCESS = {"train": 0.8e9, "sample": 1.1e9}
 """Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. An estimate, as is the next."""
-CUDA_CONTEXT = 1.5e9
-"""With NCCL's buffers."""
+CUDA_CONTEXT = 2.4e9
+"""What a GPU holds beside PyTorch's tensors: kernels, cuBLAS, NCCL's buffers. As measured by benchmarks/gpu.py."""
 OF_GPU = 0.92
 """vLLM's share of a GPU, its own default; what allocators lose leaves training about as much."""
 
@@ -31,10 +31,13 @@ class Memory:
     buffers: float
     process: float
     host: float = 0.0
+    step: float = 0.0
+    """What the optimizer's step takes for a moment, when the activations are gone."""
 
     @property
     def device(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self) if field.name != "host")
+        lasting = self.parameters + self.gradients + self.optimizer + self.buffers + self.process
+        return lasting + max(self.activations, self.step)
 
 
 def training_memory(
@@ -53,18 +56,20 @@ def training_memory(
     gradients = 0.0 if summed_on_host else (4 if precision == "bf16" and stage else size) * shared[2]
     if stage >= 2:
         gradients += size * min(count, buffers["reduce_bucket_size"])
+    elif precision == "bf16" and stage:
+        gradients += size * count
     # Adam's two moments, and of ZeRO always, of bf16 too, weights in fp32.
     optimizer = (8 + 4 * (stage > 0 or precision == "bf16")) * shared[1]
-    transient = 4 * shared[1] if stage else 0  # the gradient in fp32, while the step is made
+    step = 4 * shared[1] if stage else 0  # the gradient in fp32
     if stage == 3:
         parameters += size * min(count, buffers["stage3_max_live_parameters"])
     # There ZeRO-3 keeps sums of the gradients and, beside them, the gradients of the step.
     offloaded = optimizer + (8 if stage == 3 else 4) * shared[2] if resources.offload != "nothing" else 0.0
     parameters_offloaded = size * shared[3] if resources.offload == "optimizer+parameters" else 0.0
-    device_optimizer = 0.0 if resources.offload != "nothing" else optimizer + transient
+    device_optimizer = 0.0 if resources.offload != "nothing" else optimizer
     host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
     if not on_gpu:  # offloading then takes from the same memory
-        device_optimizer, parameters_offloaded = optimizer + transient, 0.0
+        device_optimizer, parameters_offloaded = optimizer, 0.0
     return Memory(
         parameters=parameters - parameters_offloaded,
         gradients=gradients,
@@ -73,6 +78,7 @@ def training_memory(
         buffers=2 * buffers["allgather_bucket_size"] * size if stage in (1, 2) and workers > 1 and on_gpu else 0.0,
         process=CUDA_CONTEXT if on_gpu else PROCESS["train"],
         host=host,
+        step=0.0 if on_gpu and resources.offload != "nothing" else step,
     )
 
 
@@ -86,7 +92,7 @@ def activation_memory(
         chains -= 1  # the others go in a part of their own
     example = group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains)
     questions = max(1, budget // example.length)
-    kept = shape.activations(example, questions, dtype)
+    kept = shape.activations(example, questions, dtype, resources.gpus_per_training_worker > 0)
     if resources.activation_checkpointing:
         of_layers = shape.layers * kept.between_layers + kept.of_layer
     else:

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from aft_ray.places import Place, fetched
+from aft_ray.planning.fused import with_stand_ins
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
 from aft_ray.training.batches import Batch, Chain, Example, make_batch
 
@@ -78,14 +79,17 @@ class ModelShape:
         size = getattr(self.text, "head_dim", None) or self.hidden // self.attention_heads
         return 2 * self.layers * self.kv_heads * int(size) * bytes_each
 
-    def activations(self, example: Example, questions: int, dtype: torch.dtype) -> Activations:
-        """Of a micro-batch of `questions` such examples in rows."""
+    def activations(self, example: Example, questions: int, dtype: torch.dtype, on_gpu: bool = False) -> Activations:
+        """Of a micro-batch of `questions` such examples: in rows, on a GPU in a pack, with fused kernels."""
         config = type(self.config).from_dict(self.config.to_dict())
         config.get_text_config().num_hidden_layers = TRACED_LAYERS
         model = empty(config).to(dtype)
-        if model.is_backend_compatible():
+        if on_gpu:
+            with_stand_ins(model)
+        elif model.is_backend_compatible():
             model.set_attn_implementation(SHARED_PROMPT)
-        batch = make_batch([replace(example, question_id=str(number)) for number in range(questions)])
+        of_questions = [replace(example, question_id=str(number)) for number in range(questions)]
+        batch = make_batch(of_questions, "pack" if on_gpu else "rows")
         kept = traced(model, batch)
         tokens, bytes_each = batch.input_ids_RL.numel(), dtype.itemsize
         between = tokens * self.hidden * bytes_each
@@ -108,8 +112,10 @@ def traced(model: PreTrainedModel, batch: Batch) -> int:
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    # What says who sees whom is made of numbers, which meta tensors do not have; then it is put on meta with the rest.
-    arguments = {name: on_meta(value) for name, value in attention_arguments(batch, model.config._attn_implementation).items()}
+    # What says who sees whom is made of numbers, which meta tensors do not have; then it is put on meta with the rest. In a
+    # pack it is next to nothing.
+    found = {"attention_mask": None} if batch.layout == "pack" else attention_arguments(batch, model.config._attn_implementation)
+    arguments = {name: on_meta(value) for name, value in found.items()}
     if arguments["attention_mask"] is None:
         # transformers would look into the positions for a mask to make; one that is given is not looked at.
         arguments["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device="meta")

@@ -19,6 +19,8 @@ from aft_ray.training.loading import load_divided
 from aft_ray.training.scores import Scorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FOR_GPU = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Of a training worker's environment, before PyTorch first looks at a GPU: packs differ in length, which fragments its memory."""
 
 
 def prepare_environment(resources: ResourcesConfig) -> None:

@@ -9,6 +9,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from aft_ray.places import for_ray_train
 from aft_ray.training.checkpoints import KEPT
 from aft_ray.training.divergence import DIVERGED, raise_divergence
+from aft_ray.training.engine import FOR_GPU
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.reference import reference_worker
 from aft_ray.training.snapshot import prepare_resuming
@@ -65,12 +66,13 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
             resources_per_worker=per_worker,
             elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
         ),
-        run_config=train.RunConfig(
+        run_config=train.RunConfig(  # type: ignore[call-arg]  # as above
             name="checkpoints",
             storage_path=storage,
             storage_filesystem=filesystem,
             failure_config=train.FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=KEPT),
+            worker_runtime_env={"env_vars": FOR_GPU} if on_gpu else None,
         ),
     )
     trainer.fit()

@@ -82,7 +82,7 @@ def test_each_zero_stage_divides_more(shapes):
     """Table 1 of the ZeRO paper (arXiv 1910.02054), for 8 ranks; here the gradients are summed in fp32."""
     count = shapes["7b"].parameters
     stages = [memory_of(shapes["7b"], zero_stage=stage) for stage in (0, 1, 2, 3)]
-    assert [memory.optimizer for memory in stages] == [12 * count, 16 * count / 8, 16 * count / 8, 16 * count / 8]
+    assert [memory.optimizer for memory in stages] == [12 * count, 12 * count / 8, 12 * count / 8, 12 * count / 8]
     assert stages[0].parameters == stages[1].parameters == stages[2].parameters == 2 * count
     assert stages[3].parameters == 2 * count / 8 + 2 * 10**9
     assert stages[2].gradients < stages[1].gradients
@@ -92,7 +92,7 @@ def test_each_zero_stage_divides_more(shapes):
 def test_offloading_moves_to_the_host_and_recomputing_saves_activations(shapes):
     plain, offloaded = memory_of(shapes["7b"], zero_stage=3), memory_of(shapes["7b"], zero_stage=3, offload="optimizer")
     assert offloaded.optimizer == 0
-    assert offloaded.host > 16 * shapes["7b"].parameters / 8 > plain.host
+    assert offloaded.host > 12 * shapes["7b"].parameters / 8 > plain.host
     recomputed = memory_of(shapes["7b"], zero_stage=3, activation_checkpointing=True)
     assert recomputed.activations < plain.activations / 5
 
