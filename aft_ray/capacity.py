@@ -17,6 +17,7 @@ import torch
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from rich.console import Console
 
@@ -91,11 +92,15 @@ def wait_for_room(demand: Demand, console: Console) -> None:
     try:
         began, told, hopeless_since = time.monotonic(), False, math.inf
         while not asked.wait(2):
-            now, fixed = time.monotonic(), started_by_hand()
+            now = time.monotonic()
             if not told and now - began > TELL_SECONDS:
                 console.print(f"[dim]waits for room in the cluster: {demand}[/]")
                 told = True
-            hopeless = not holds(nodes(), demand.bundles) and (fixed or autoscaler_refuses())
+            try:
+                fixed = started_by_hand()
+                hopeless = not holds(nodes(), demand.bundles) and (fixed or autoscaler_refuses())
+            except RayError:  # a head that is too busy to answer has refused nothing
+                fixed, hopeless = False, False
             hopeless_since = min(hopeless_since, now) if hopeless else math.inf
             if now - hopeless_since > (PATIENCE_SECONDS if fixed else AUTOSCALER_PATIENCE_SECONDS):
                 why = "and none will be added to them" if fixed else "and its autoscaler can add none that would do"

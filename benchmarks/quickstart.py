@@ -65,7 +65,7 @@ def measure(_: int) -> dict[str, Any]:
         run = Run(JOB.model_copy(update={"runs_dir": folder}), Console())
         stages = {stage["name"]: stage["seconds"] for stage in run.execute()["stages"]}
         whole = time.time() - psutil.Process().create_time()
-        proper = {name: json.loads((run.folder / name / "training.json").read_text())["step_seconds"] for name in MODELS}
+        proper = {name: sum(json.loads((run.folder / name / "training.json").read_text())["step_seconds"]) for name in MODELS}
         return {"whole": whole, "stages": stages, "proper": proper | {name: busy_seconds(told[name]) for name in STREAMS}}
 
 

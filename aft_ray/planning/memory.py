@@ -91,7 +91,8 @@ def activation_memory(
     while chains > 1 and group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains).length > budget:
         chains -= 1  # the others go in a part of their own
     example = group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains)
-    questions = max(1, budget // example.length)
+    of_rank = -(-training.questions_per_step // max(1, resources.least_training_workers))
+    questions = max(1, min(budget // example.length, of_rank))
     kept = shape.activations(example, questions, dtype, resources.gpus_per_training_worker > 0)
     if resources.activation_checkpointing:
         of_layers = shape.layers * kept.between_layers + kept.of_layer

@@ -35,7 +35,7 @@ class Progress:
     """How far a training is, all that its loop needs to go on beside the engine's own state."""
 
     step: int = 0
-    seconds: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
     history: list[dict[str, float | None]] = field(default_factory=list)
 
 

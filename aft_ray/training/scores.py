@@ -58,10 +58,14 @@ class GlobalLoss:
     to the global batch, so the parts of all micro-batches and ranks add up to the loss, however the batch is divided.
     """
 
-    def __init__(self, alignment: Loss | None, weight: float, vft_weight: float, vft_covers_positives: bool) -> None:
+    def __init__(
+        self, alignment: Loss | None, weight: float, vft_weight: float, vft_covers_positives: bool, beta: float | None = None
+    ) -> None:
+        """`beta`: of a loss with a boundary, to tell which negatives are under it."""
         self.alignment = alignment
         self.weight = weight
         self.vft_weight = vft_weight
+        self.beta = beta
         self.vft_roles = ("reference", "positive") if vft_covers_positives else ("reference",)
 
     def part(
@@ -78,7 +82,7 @@ class GlobalLoss:
         sums = {"vft_loss": vft.item(), "alignment_loss": 0.0} | dict.fromkeys(SUMS, 0.0)
         if examples:
             groups = by_question(scores_C, examples)
-            sums |= score_sums(scores_C, groups, examples)
+            sums |= score_sums(scores_C, groups, examples, self.beta)
             if self.alignment is not None:
                 alignment = zero + self.alignment(groups).sum() / len(global_batch)
                 sums["alignment_loss"] = alignment.item()
@@ -87,11 +91,17 @@ class GlobalLoss:
 
 
 ROLES: tuple[Role, ...] = ("reference", "positive", "negative")
-SUMS = (*(f"{role}_score" for role in ROLES), *(f"{role}_chains" for role in ROLES), "assessment", "assessed")
+SUMS = (
+    *(f"{role}_score" for role in ROLES), *(f"{role}_chains" for role in ROLES),
+    "assessment", "assessed", "under_boundary", "bounded",
+)  # fmt: skip
 
 
-def score_sums(scores_C: Tensor, groups: ScoredGroups, examples: Sequence[Example]) -> dict[str, float]:
-    """Sums over chains of their scores, by role, and over questions with a pair of their assessment accuracy."""
+def score_sums(
+    scores_C: Tensor, groups: ScoredGroups, examples: Sequence[Example], beta: float | None = None
+) -> dict[str, float]:
+    """Sums over chains of their scores, by role, over questions with a pair of their assessment accuracy, and over the negatives
+    of questions with a boundary of those under it."""
     values = scores_C.tolist()
     roles = [chain.role for example in examples for chain in example.chains]
     sums = {f"{role}_chains": float(roles.count(role)) for role in ROLES}
@@ -102,11 +112,24 @@ def score_sums(scores_C: Tensor, groups: ScoredGroups, examples: Sequence[Exampl
     won_QKK = (lead_QKK > 0).double() + 0.5 * (lead_QKK == 0)
     sums["assessment"] = mean_over(won_QKK, pair_QKK).sum().item()
     sums["assessed"] = pair_QKK.flatten(1).any(dim=1).sum().item()
+    boundary_Q = boundaries_of(groups, beta)
+    bounded_QK = groups.negative_QK & boundary_Q.isfinite()[:, None]
+    sums["under_boundary"] = float((bounded_QK & (groups.scores_QK < boundary_Q[:, None])).sum().item())
+    sums["bounded"] = float(bounded_QK.sum().item())
     return sums
 
 
+def boundaries_of(groups: ScoredGroups, beta: float | None) -> Tensor:
+    """Of each question [Q], nats per token; infinite where there is none: for a loss without, for a question without positive."""
+    worst_positive_Q = groups.scores_QK.detach().masked_fill(~groups.positive_QK, torch.inf).amin(dim=1)
+    if groups.boundary_Q is not None:
+        return worst_positive_Q.where(worst_positive_Q.isinf(), worst_positive_Q.minimum(groups.boundary_Q))
+    return worst_positive_Q - (torch.inf if beta is None else beta)
+
+
 def batch_measures(sums: dict[str, float]) -> dict[str, float | None]:
-    """Of a global batch, from the sums over all its parts: its losses, mean scores by role, assessment accuracy before the step.
+    """Of a global batch, from the sums over all its parts: its losses, mean scores by role, assessment accuracy and the share of
+    negatives under their boundary, before the step.
 
     In the first epoch these are of questions that alignment has not seen. None where there is nothing to take a mean of.
     """
@@ -114,6 +137,7 @@ def batch_measures(sums: dict[str, float]) -> dict[str, float | None]:
     for role in ROLES:
         measures[f"{role}_score"] = sums[f"{role}_score"] / sums[f"{role}_chains"] if sums[f"{role}_chains"] else None
     measures["assessment_accuracy"] = sums["assessment"] / sums["assessed"] if sums["assessed"] else None
+    measures["under_boundary"] = sums["under_boundary"] / sums["bounded"] if sums["bounded"] else None
     return measures
 
 

@@ -47,7 +47,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     probe = probe_scores(engine, examples[0], layout)
     if context.get_world_rank() == 0:
         counts = {"examples": len(examples), "left out": left_out, "steps": progress.step}
-        told = {"counts": counts, "step_seconds": progress.seconds, "history": progress.history, "probe": probe}
+        told = {"counts": counts, "step_seconds": progress.step_seconds, "history": progress.history, "probe": probe}
         write_atomically(job.out / TOLD, json.dumps(told))
     deepspeed.comm.barrier()
     leave_process_group(job.resources)
@@ -58,9 +58,11 @@ def train_steps(engine: Any, batches: list[list[Example]], progress: Progress, j
     loss, clock, rank = global_loss(job.training), CheckpointClock(job), torch.distributed.get_rank()
     while progress.step < len(batches):
         started, batch = time.monotonic(), batches[progress.step]
+        rate = {"learning_rate": engine.get_lr()[0], "tokens": sum(example.length for example in batch)}
         measures = train_step(engine, loss, batch, job, layout)
-        progress.step, progress.seconds = progress.step + 1, progress.seconds + time.monotonic() - started
-        progress.history.append(measures)
+        progress.step += 1
+        progress.step_seconds.append(time.monotonic() - started)
+        progress.history.append(measures | rate)
         if not all_finite(measures):
             if rank == 0:
                 tell_divergence(job.out, progress.step, measures, batch)
@@ -128,6 +130,7 @@ def global_loss(training: TrainingConfig) -> GlobalLoss:
         training.weight,
         training.vft_weight,
         vft_covers_positives=training.vft_covers == "reference+positives",
+        beta=beta if has_boundary(loss_function(training.loss)) else None,
     )
 
 

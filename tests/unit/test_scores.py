@@ -29,6 +29,7 @@ examples = st.builds(
     st.lists(chains, min_size=1, max_size=4).map(tuple),
 )
 batches = st.lists(examples, min_size=1, max_size=4)
+BETA = 0.05
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +86,19 @@ def test_an_empty_batch_passes_and_leaves_gradients_zero(model):
 
 
 def measured_by_hand(scored):
-    """Mean scores by role over the chains of a batch, and assessment accuracy over its questions."""
+    """Mean scores by role over the chains of a batch, assessment accuracy over its questions, negatives under their boundary."""
     found = {}
     for role in ("reference", "positive", "negative"):
         values = [s.item() for row in scored for c, s in row if c.role == role]
         found[f"{role}_score"] = sum(values) / len(values) if values else None
     leads = [[(p - n).item() for c, p in row for d, n in row if (c.role, d.role) == ("positive", "negative")] for row in scored]
-    if any(abs(lead) < 1e-5 for question in leads for lead in question):
+    if any(min(abs(lead), abs(lead - BETA)) < 1e-5 for question in leads for lead in question):
         return found  # which of two equal scores is higher, rounding decides
+    # Of a question: for every negative, by how much the worst positive leads.
+    worst = [[min((p - n).item() for c, p in row if c.role == "positive") for d, n in row if d.role == "negative"]
+             for row in scored if any(c.role == "positive" for c, _ in row)]  # fmt: skip
+    under = [lead > BETA for question in worst for lead in question]
+    found["under_boundary"] = sum(under) / len(under) if under else None
     shares = [sum(lead > 0 for lead in question) / len(question) for question in leads if question]
     return found | {"assessment_accuracy": sum(shares) / len(shares) if shares else None}
 
@@ -121,7 +127,7 @@ def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, w
     wanted = {name: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
 
     model.zero_grad()
-    loss = GlobalLoss(bound_loss("unconstrained", 0.0, {}), weight=0.7, vft_weight=1.0, vft_covers_positives=covers)
+    loss = GlobalLoss(bound_loss("unconstrained", 0.0, {}), 0.7, vft_weight=1.0, vft_covers_positives=covers, beta=BETA)
     sums = Counter()
     shares = share_out(batch, world_size, budget, layout)
     for share in shares:
