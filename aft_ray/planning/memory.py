@@ -12,8 +12,10 @@ from aft_ray.training.batches import Example
 from aft_ray.training.engine import DTYPES, deepspeed_buffers
 from aft_ray.training.head import LOGITS_AT_A_TIME, LOGITS_KEPT
 
-PROCESS = {"train": 0.8e9, "sample": 1.1e9}
-"""Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. An estimate, as is the next."""
+PROCESS = {"train": 0.6e9, "sample": 1.3e9}
+"""Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. As measured by benchmarks/planning.py."""
+KEPT_BY_MALLOC = 1.2
+"""Of activations in a process's memory, which the allocator does not give back as they come."""
 CUDA_CONTEXT = 2.4e9
 """What a GPU holds beside PyTorch's tensors: kernels, cuBLAS, NCCL's buffers. As measured by benchmarks/gpu.py."""
 OF_GPU = 0.92
@@ -32,7 +34,7 @@ class Memory:
     process: float
     host: float = 0.0
     step: float = 0.0
-    """What the optimizer's step takes for a moment, when the activations are gone."""
+    """What the optimizer's step takes on a GPU for a moment, when the activations are gone."""
 
     @property
     def device(self) -> float:
@@ -68,17 +70,21 @@ def training_memory(
     parameters_offloaded = size * shared[3] if resources.offload == "optimizer+parameters" else 0.0
     device_optimizer = 0.0 if resources.offload != "nothing" else optimizer
     host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
-    if not on_gpu:  # offloading then takes from the same memory
-        device_optimizer, parameters_offloaded = optimizer, 0.0
+    activations = activation_memory(shape, training, resources, precision, longest)
+    bucket = size * min(count, buffers["reduce_bucket_size"]) if stage >= 2 and workers > 1 else 0.0
+    if not on_gpu:  # offloading then takes from the same memory, and what a step takes is not given back
+        device_optimizer, parameters_offloaded = optimizer + step, 0.0
+        activations *= KEPT_BY_MALLOC
     return Memory(
         parameters=parameters - parameters_offloaded,
         gradients=gradients,
         optimizer=device_optimizer,
-        activations=activation_memory(shape, training, resources, precision, longest),
-        buffers=2 * buffers["allgather_bucket_size"] * size if stage in (1, 2) and workers > 1 and on_gpu else 0.0,
+        activations=activations,
+        # A bucket sent beside the one that fills; gathered parameters, those that come next, and a copy of each as it is sent.
+        buffers=(3 if stage == 3 else 1) * bucket,
         process=CUDA_CONTEXT if on_gpu else PROCESS["train"],
         host=host,
-        step=0.0 if on_gpu and resources.offload != "nothing" else step,
+        step=step if on_gpu and resources.offload == "nothing" else 0.0,
     )
 
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from aft_ray.places import Place, fetched, make_folder, upload
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.loading import INDEX
+from aft_ray.training.parts import gathered
 
 BYTES_PER_FILE = 2**31
 
@@ -78,12 +79,12 @@ def save_converted(model: Any, writer: Writer | None, dtype: torch.dtype) -> Non
 
 
 def whole(tensor: torch.Tensor, dtype: torch.dtype, writes: bool) -> torch.Tensor | None:
-    """A copy in the host's memory, where it is wanted; under ZeRO-3 gathered for that moment."""
+    """A copy in the host's memory, where it is wanted."""
     divided = hasattr(tensor, "ds_id")
-    with deepspeed.zero.GatheredParameters([tensor], enabled=divided):
-        if not writes:
-            return None
-        return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+    found = gathered(tensor) if divided else tensor.detach()
+    if found is None or not writes:
+        return None
+    return found.to("cpu", dtype if found.is_floating_point() else found.dtype, copy=not divided).contiguous()
 
 
 def whole_size(tensor: torch.Tensor) -> int:

@@ -1,6 +1,7 @@
 """Under ZeRO-3: a model loaded so that no rank ever holds the whole of it. Parameters are divided as they are made, then filled
 one at a time: rank 0 reads one from its file, all ranks take their part."""
 
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.initialization import no_init_weights
 
 from aft_ray.places import Place, fetched
+from aft_ray.training.parts import fill
 from aft_ray.training.ranks import from_rank_zero
 
 INDEX = "model.safetensors.index.json"
@@ -32,15 +34,14 @@ def load_divided(place: Place, dtype: torch.dtype, deepspeed_config: dict[str, A
     with keeping_dtypes(), deepspeed.zero.Init(config_dict_or_path=deepspeed_config), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **settings)
     model.tie_weights()
+    gc.collect()  # a tied parameter's own first values, which stand in a circle
     files = from_rank_zero(lambda: files_of(path))
     missing = [name for name, _ in model.named_parameters() if name not in files]
     if missing:
         logging.getLogger(__name__).warning("%s: %s is not in its files: every worker reads the whole model", path, missing[0])
         return load_converted(fetched(place), dtype, deepspeed_config, **settings)
     for name, parameter in model.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            if reads:
-                parameter.data.copy_(read(path / files[name], name))
+        fill(parameter, read(path / files[name], name) if reads else None)
     kept = {name: buffer for name, buffer in model.named_buffers() if name in files}
     filled = from_rank_zero(lambda: {name: read(path / files[name], name) for name in kept})
     for name, buffer in kept.items():

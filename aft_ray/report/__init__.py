@@ -1,0 +1,1 @@
+"""A run as people look at it: one page, report.html, that needs nothing but a browser."""

@@ -1,0 +1,121 @@
+"""What a run has left in its directory, read for those who show it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from aft_ray.places import Place
+from aft_ray.storage import read_manifest
+from aft_ray.training.job import TOLD
+from schemas import Evaluation, StageManifest, read_parquet
+
+
+class NoRunError(Exception):
+    """There is no finished run in that directory."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Of a training stage, step by step: seconds, and what `batch_measures` says of it, with learning rate and tokens."""
+
+    stage: str
+    seconds: list[float]
+    history: list[dict[str, float | None]]
+
+    def values(self, name: str) -> list[float | None]:
+        return [step.get(name) for step in self.history]
+
+    @cached_property
+    def tokens_per_second(self) -> list[float | None]:
+        return [None if t is None else t / s for t, s in zip(self.values("tokens"), self.seconds, strict=True)]
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A finished run. Raises NoRunError where a file of it is missing."""
+
+    folder: Place
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.folder / name).read_text())
+        except FileNotFoundError as error:
+            raise NoRunError(f"{self.folder}: no finished run ({name} is missing)") from error
+        return found
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self._read("config.json")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return self._read("summary.json")
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(model["task"] for model in self.summary["models"]))
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The one before alignment first."""
+        return list(dict.fromkeys(model["name"] for model in self.summary["models"]))
+
+    def model(self, name: str, task: str) -> dict[str, Any]:
+        """What was measured of it on that task."""
+        return next(model for model in self.summary["models"] if (model["name"], model["task"]) == (name, task))
+
+    def comparison(self, task: str) -> dict[str, Any]:
+        """Of the last model with the first."""
+        found: dict[str, Any] = [c for c in self.summary["comparisons"] if c["task"] == task][-1]
+        return found
+
+    @cached_property
+    def manifests(self) -> list[StageManifest]:
+        found = (read_manifest(self.folder / stage["name"]) for stage in self.summary["stages"])
+        return [manifest for manifest in found if manifest is not None]
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        return list(self._trainings())
+
+    def _trainings(self) -> Iterator[Training]:
+        for manifest in self.manifests:
+            if (self.folder / manifest.stage / TOLD).exists():
+                told = self._read(f"{manifest.stage}/{TOLD}")
+                yield Training(manifest.stage, told["step_seconds"], told["history"])
+
+    def evaluations(self, model: str) -> list[Evaluation]:
+        """In the order of their questions, so that those of two models stand beside each other."""
+        found = read_parquet(self.folder / f"evaluate-{model}" / "evaluations", Evaluation)
+        return sorted(found, key=lambda evaluation: evaluation.question_id)
+
+    @cached_property
+    def beta(self) -> float | None:
+        """How far below its question's worst positive the boundary lies; None where it was found from the samples."""
+        beta = self.config["alignment"]["beta"]
+        return None if beta == "auto" else float(beta)
+
+
+def scores(evaluations: list[Evaluation]) -> tuple[list[float], list[float]]:
+    """s(c) of all positives and of all negatives."""
+    return (
+        list(chain.from_iterable(evaluation.positive_scores for evaluation in evaluations)),
+        list(chain.from_iterable(evaluation.negative_scores for evaluation in evaluations)),
+    )
+
+
+def leads(evaluations: list[Evaluation]) -> list[float]:
+    """Of every negative of a question that has a positive, how far it lies above the question's worst positive, nats a token."""
+    return [
+        negative - min(evaluation.positive_scores)
+        for evaluation in evaluations
+        if evaluation.positive_scores
+        for negative in evaluation.negative_scores
+    ]
