@@ -25,6 +25,7 @@ from aft_ray.config import (
 )
 
 BAD_INPUT = 2
+REST = {"allow_extra_args": True, "ignore_unknown_options": True}
 DOES_NOT_FIT = 3
 INTERRUPTED, TERMINATED = 130, 143
 CHECK_SECONDS = LabellingConfig().check_seconds
@@ -83,7 +84,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
         console.print(f"Failed. Logs: {logs}. The same command goes on from the last finished stage.", soft_wrap=True)
         raise
     print_summary(summary, console)
-    for name, path in (("Model", run.model), ("Summary", run.folder / "summary.json"), ("Logs", logs)):
+    for name, path in (("Report", run.folder / "report.html"), ("Model", run.model), ("Logs", logs)):
         console.print(f"{name:<8} {path}", soft_wrap=True, highlight=False)
 
 
@@ -252,9 +253,62 @@ def plan(
         sys.exit(DOES_NOT_FIT)
 
 
+@app.command(context_settings=REST)
+def run(
+    job: Annotated[
+        Path, typer.Argument(help="a job file (JOB = RunConfig(...)), a YAML, or a run's config.json", show_default=False)
+    ],
+    context: typer.Context,
+) -> None:
+    """Run a job to its end, or go on with one: `aft-ray run jobs/quickstart.py --alignment.beta 0.1`.
+
+    What follows the job are its settings (all of them: aft-ray run JOB -- --help). Exits with 2 where settings or input are
+    wrong, 130 or 143 where it was stopped, 1 where it failed; the same command goes on from there.
+    """
+    console = Console()
+    try:
+        config = load_job(job)
+    except ValidationError as error:
+        refuse_settings(error, console)
+    except (OSError, ValueError) as error:
+        refuse(str(error), console)
+    run_job(config, context.args)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="directory of a finished run", show_default=False)]) -> None:
+    """Write report.html of a finished run anew, and print where it is."""
+    from aft_ray.places import place
+    from aft_ray.report.found import NoRunError
+    from aft_ray.report.page import write_report
+
+    try:
+        print(write_report(place(run)))
+    except NoRunError as error:
+        refuse(str(error), Console())
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="directories of finished runs; the others are compared with the first")],
+) -> None:
+    """The last models of runs side by side, with paired tests on the questions that they have in common."""
+    from aft_ray.places import place
+    from aft_ray.report.compare import print_comparison
+    from aft_ray.report.found import FoundRun, NoRunError
+
+    console = Console()
+    if len(runs) < 2:
+        refuse("Two runs at least: aft-ray compare RUN RUN", console)
+    try:
+        print_comparison([FoundRun(place(run)) for run in runs], console)
+    except NoRunError as error:
+        refuse(str(error), console)
+
+
 def load_job(path: Path) -> RunConfig:
-    """The configuration in a job file or YAML. Raises ValueError where there is none."""
-    if path.suffix in (".yaml", ".yml"):
+    """The configuration in a job file, a YAML or a run's config.json. Raises ValueError where there is none."""
+    if path.suffix in (".yaml", ".yml", ".json"):
         return RunConfig.model_validate(load_yaml(path))
     sys.path.insert(0, str(path.parent))
     job = runpy.run_path(str(path), run_name="aft_ray_plan").get("JOB")

@@ -29,6 +29,7 @@ from aft_ray.losses import loss_function, needs_reference
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
 from aft_ray.preflight import check_boundary, check_context, check_loss, check_model, check_writable
 from aft_ray.progress import StageProgress
+from aft_ray.report.page import write_or_tell
 from aft_ray.sampling.commits import committed
 from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
@@ -104,7 +105,7 @@ class Run:
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
 
     def execute(self) -> dict[str, Any]:
-        """All stages, then the summary, which is written to summary.json and returned."""
+        """All stages, then the summary, which is written to summary.json and returned, and report.html."""
         with alone_in(self.folder):
             return self.execute_stages()
 
@@ -134,6 +135,7 @@ class Run:
             stages=rows,
         )
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_or_tell(self.folder, self.console)
         return summary
 
     def stages(self) -> list[Stage]:

@@ -86,7 +86,7 @@ def accuracy(run: FoundRun) -> list[Picture]:
                 found = [model["pass_at_k"][str(k)] for k in at]
                 colour = colour_of(run, name)
                 axes.plot(at, [value["mean"] for value in found], "o-", color=colour, markersize=4, label=f"{name}, pass@k")
-                low, high = ([value["ci"][end] for value in found] for end in (0, 1))
+                low, high = ([(value["ci"] or [value["mean"]] * 2)[end] for value in found] for end in (0, 1))
                 axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
                 if model["majority"]["mean"] is not None:
                     axes.plot([model["k"]], [model["majority"]["mean"]], "D", color=colour, label=f"{name}, maj@{model['k']}")
@@ -158,6 +158,8 @@ def over_steps(training: Training) -> list[Picture]:
                 axes.plot(steps, shown, color=colour, linewidth=1.3, label=name)
             if log:
                 axes.set_yscale("log")
+                for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                    set_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
             axes.set_xlabel("step")
             axes.set_ylabel(label)
             if len(known) > 1:

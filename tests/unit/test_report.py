@@ -1,0 +1,196 @@
+"""The report of a run whose records are made by chance: what it says, that it needs no network, how it looks in a browser."""
+
+import html
+import json
+import random
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aft_ray.cli import BAD_INPUT, app
+from aft_ray.config import ModelConfig, RunConfig, TaskConfig
+from aft_ray.evaluation.summary import summarise
+from aft_ray.report.found import FoundRun, leads
+from aft_ray.report.page import page, write_report
+from schemas import Candidate, Evaluation, StageManifest, write_parquet
+
+TASKS = ("arithmetic", "longer")
+CHANCE = {"vft": 0.4, "aft": 0.7}
+
+
+def chain(index, right, rng):
+    return Candidate(
+        index=index, text="<script>alert(1)</script>", token_ids=tuple(rng.choices(range(3, 99), k=20)), finish_reason="stop",
+        log_likelihood=-20 * rng.random(), verdict="right" if right else "wrong",
+    )  # fmt: skip
+
+
+def evaluation(model, task, number, rng):
+    right = [rng.random() < CHANCE[model] for _ in range(4)]
+    lead = 0.1 if model == "vft" else 0.4
+    return Evaluation(
+        question_id=f"{task}-{number:03}", task=task, model=model, greedy=chain(0, right[0], rng),
+        positive_scores=tuple(rng.gauss(-0.3, 0.1) for _ in range(2)),
+        negative_scores=tuple(rng.gauss(-0.3 - lead, 0.2) for _ in range(3)),
+        samples=tuple(chain(index, value, rng) for index, value in enumerate(right)),
+    )  # fmt: skip
+
+
+def step(number, aligned):
+    shares = {"assessment_accuracy": 0.6 + 0.01 * number, "under_boundary": 0.2} if aligned else {}
+    return {
+        "loss": 2 / number, "vft_loss": 1 / number, "alignment_loss": 1 / number if aligned else 0.0,
+        "reference_score": -1 / number,
+        "positive_score": -0.5 if aligned else None, "negative_score": -0.6 - 0.01 * number if aligned else None,
+        "gradient_norm": 1.0, "learning_rate": 1e-4 * number, "tokens": 1000,
+    } | shares  # fmt: skip
+
+
+def made_run(folder: Path, name: str, seed: int) -> Path:
+    """The directory of a finished run, without models and candidates."""
+    rng = random.Random(seed)
+    part = TaskConfig(name="arithmetic", train_questions=8)
+    task = TaskConfig(name="mixture", parts=(part, part.model_copy(update={"called": "longer"})))
+    config = RunConfig(name=name, model=ModelConfig(path=folder / "base"), task=task, seed=seed)
+    run = folder / name
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(config.model_dump_json())
+    evaluations = {model: [evaluation(model, task, n, rng) for task in TASKS for n in range(80)] for model in CHANCE}
+    stages = []
+    for stage in ("questions", "vft", "sample", "align", "evaluate-vft", "evaluate-aft"):
+        (run / stage).mkdir()
+        counts = {"questions": 160, "dropped: no answer": 3}
+        manifest = StageManifest(
+            stage=stage, fingerprint="f" * 16, settings={}, inputs={}, counts=counts, seconds=2.0, versions={}
+        )
+        (run / stage / "manifest.json").write_text(manifest.model_dump_json())
+        stages.append({"name": stage, "seconds": 2.0, "skipped": False, "counts": counts})
+        if stage in ("vft", "align"):
+            told = {"history": [step(n, stage == "align") for n in range(1, 13)], "step_seconds": [0.5] * 12, "counts": counts}
+            (run / stage / "training.json").write_text(json.dumps(told))
+    for model, found in evaluations.items():
+        (run / f"evaluate-{model}" / "evaluations").mkdir()
+        write_parquet(run / f"evaluate-{model}" / "evaluations" / "1.parquet", Evaluation, found)
+    (run / "summary.json").write_text(json.dumps(summarise(config, {"arithmetic"}, evaluations, stages)))
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = made_run(tmp_path_factory.mktemp("runs"), "by-chance", 0)
+    write_report(folder)
+    return folder
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+@pytest.fixture(scope="module")
+def tags(run) -> list[tuple[str, dict]]:
+    parser = Tags()
+    parser.feed((run / "report.html").read_text())
+    return parser.found
+
+
+def test_the_page_says_what_was_measured(run):
+    text = html.unescape(re.sub(r"<[^>]+>", " ", (run / "report.html").read_text()))
+    found = FoundRun(run)
+    for task in TASKS:
+        for model in ("vft", "aft"):
+            measured = found.model(model, task)
+            low, high = measured["accuracy_ci"]
+            assert f"{measured['accuracy']:.1%} ({low * 100:.1f} to {high * 100:.1f})" in text
+        compared = found.comparison(task)
+        p = "< 0.001" if compared["accuracy_p"] < 0.001 else f"= {compared['accuracy_p']:.3f}"
+        assert f"{compared['accuracy_gain'] * 100:+.1f} points, p {p}" in text
+    assert "3 dropped: no answer" in text
+    assert "2,000 tokens/s in steps" in text
+    assert f"aft-ray run {run / 'config.json'}" in text
+    assert "longer, never trained on" in text
+
+
+def test_the_page_needs_no_network_and_runs_no_code(tags):
+    links = [value for _, attributes in tags for name, value in attributes.items() if name in ("src", "href", "xlink:href")]
+    assert all(link.startswith("#") for link in links)
+    assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object")]
+
+
+def test_every_picture_is_told_in_words_too(tags):
+    figures = [attributes for tag, attributes in tags if tag == "figure"]
+    assert len(figures) == len([tag for tag, _ in tags if tag == "svg"])
+    # Accuracy and samples of two tasks, three of scores, five of VFT's steps and six of alignment's.
+    assert len(figures) == 3 + 3 + 5 + 6
+    assert all(len(attributes["aria-label"]) > 20 for attributes in figures)
+
+
+def test_pictures_take_their_ink_from_the_page(run):
+    text = (run / "report.html").read_text()
+    assert "var(--ink)" in text
+    assert "#010203" not in text
+    # What matplotlib would write by itself, which is lost on a dark ground.
+    assert not re.search(r"(fill|stroke): #(000000|ffffff)", text)
+
+
+def test_a_lead_is_above_the_worst_right_chain():
+    of = Evaluation(question_id="q", task="t", model="m", greedy=None, positive_scores=(-1.0, -2.0), negative_scores=(-1.5, -3.0))
+    assert leads([of, of.model_copy(update={"positive_scores": ()})]) == [0.5, -1.0]
+
+
+def test_names_from_data_are_text_on_the_page(tmp_path):
+    folder = made_run(tmp_path, "x", 1)
+    summary = (folder / "summary.json").read_text().replace('"longer"', '"<img src=x>"')
+    (folder / "summary.json").write_text(summary)
+    assert "<img" not in page(FoundRun(folder))
+
+
+def test_runs_are_compared_on_the_questions_in_common(run, tmp_path):
+    other = made_run(tmp_path, "other", 1)
+    told = CliRunner().invoke(app, ["compare", str(run), str(other), str(run)], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, told.output
+    assert "arithmetic, 80 questions in common" in told.output
+    # Against itself a run has gained nothing.
+    assert told.output.count("+0.0 points, p = 1.000") >= 2
+
+
+@pytest.mark.parametrize("command", [["report"], ["compare", "{run}"]])
+def test_a_directory_without_a_run_is_told(command, run, tmp_path):
+    told = CliRunner().invoke(app, [part.format(run=run) for part in command] + [str(tmp_path)])
+    assert told.exit_code == BAD_INPUT
+    assert "no finished run" in " ".join(told.output.split())
+
+
+def in_browser(folder: Path, page: str, *options: str) -> tuple[str, str]:
+    """The page as a browser has it after its scripts, and what the browser logged."""
+    file = folder / "page.html"
+    file.write_text(page)
+    found = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--enable-logging=stderr", "--virtual-time-budget=2000", f"--user-data-dir={folder / 'profile'}", *options, "--dump-dom",
+         file.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return found.stdout, found.stderr
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_it_without_complaint_and_without_scrolling_sideways(run, tmp_path, width):
+    report = html.escape((run / "report.html").read_text(), quote=True)
+    size = "[shown.scrollWidth, shown.scrollHeight].join(' ')"
+    script = f"onload = () => {{const shown = frames[0].document.documentElement; document.title = {size}}}"
+    shown, log = in_browser(tmp_path, f'<iframe width={width} height=800 srcdoc="{report}"></iframe><script>{script}</script>')
+    found_width, height = map(int, re.search(r"<title>(\d+) (\d+)</title>", shown).groups())
+    assert found_width <= width + 20
+    assert height > 2000
+    assert "CONSOLE" not in log, log
