@@ -306,6 +306,27 @@ def compare(
         refuse(str(error), console)
 
 
+@app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="directory of a finished run", show_default=False)],
+    port: Annotated[int, typer.Option(help="on this machine", min=1, max=65535)] = 8333,
+) -> None:
+    """Browse the questions of a run and their chains, with their scores before and after alignment, in a browser. Ctrl-C ends it.
+
+    Only this machine can reach it; elsewhere: ssh -L 8333:127.0.0.1:8333 HOST.
+    """
+    from aft_ray.places import place
+    from aft_ray.report.found import FoundRun, NoRunError
+    from aft_ray.report.view import HOST, serve
+
+    console = Console()
+    console.print(f"http://{HOST}:{port}")
+    try:
+        serve(FoundRun(place(run)), port)
+    except NoRunError as error:
+        refuse(str(error), console)
+
+
 def load_job(path: Path) -> RunConfig:
     """The configuration in a job file, a YAML or a run's config.json. Raises ValueError where there is none."""
     if path.suffix in (".yaml", ".yml", ".json"):

@@ -17,7 +17,7 @@ from aft_ray.config import ModelConfig, RunConfig, TaskConfig
 from aft_ray.evaluation.summary import summarise
 from aft_ray.report.found import FoundRun, leads
 from aft_ray.report.page import page, write_report
-from schemas import Candidate, Evaluation, StageManifest, write_parquet
+from schemas import Candidate, CandidateGroup, Evaluation, Question, StageManifest, write_parquet
 
 TASKS = ("arithmetic", "longer")
 CHANCE = {"vft": 0.4, "aft": 0.7}
@@ -39,6 +39,19 @@ def evaluation(model, task, number, rng):
         negative_scores=tuple(rng.gauss(-0.3 - lead, 0.2) for _ in range(3)),
         samples=tuple(chain(index, value, rng) for index, value in enumerate(right)),
     )  # fmt: skip
+
+
+def group(of: Evaluation, number: int, rng) -> CandidateGroup:
+    """The candidates that an evaluation has scored, with scores of the sampler's own; wrong and right ones in turn."""
+    labels = ["negative", "positive", "negative", "positive", "negative"]
+    made = (chain(index, label == "positive", rng) for index, label in enumerate(labels))
+    candidates = [c.model_copy(update={"label": label, "rank": 1}) for c, label in zip(made, labels, strict=True)]
+    question = Question(
+        question_id=of.question_id, task=of.task, split="test", text=f"Question {number}?", gold="1", reference="So 1."
+    )
+    return CandidateGroup(
+        question=question, candidates=tuple(candidates), model="vft", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=60
+    )
 
 
 def step(number, aligned):
@@ -76,6 +89,10 @@ def made_run(folder: Path, name: str, seed: int) -> Path:
     for model, found in evaluations.items():
         (run / f"evaluate-{model}" / "evaluations").mkdir()
         write_parquet(run / f"evaluate-{model}" / "evaluations" / "1.parquet", Evaluation, found)
+    (run / "sample" / "groups").mkdir()
+    groups = [group(of, number, rng) for number, of in enumerate(evaluations["aft"])]
+    for number in range(4):
+        write_parquet(run / "sample" / "groups" / f"{number}.parquet", CandidateGroup, groups[number::4])
     (run / "summary.json").write_text(json.dumps(summarise(config, {"arithmetic"}, evaluations, stages)))
     return run
 
@@ -170,27 +187,29 @@ def test_a_directory_without_a_run_is_told(command, run, tmp_path):
     assert "no finished run" in " ".join(told.output.split())
 
 
-def in_browser(folder: Path, page: str, *options: str) -> tuple[str, str]:
-    """The page as a browser has it after its scripts, and what the browser logged."""
+def size_in_browser(folder: Path, page: str, width: int) -> tuple[int, int, str]:
+    """How wide and high a browser makes the page in a window of that width, and what it logged."""
+    size = "[shown.scrollWidth, shown.scrollHeight].join(' ')"
+    script = f"onload = () => {{const shown = frames[0].document.documentElement; document.title = {size}}}"
     file = folder / "page.html"
-    file.write_text(page)
+    file.write_text(f'<iframe width={width} height=800 srcdoc="{html.escape(page)}"></iframe><script>{script}</script>')
     found = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--enable-logging=stderr", "--virtual-time-budget=2000", f"--user-data-dir={folder / 'profile'}", *options, "--dump-dom",
+         "--enable-logging=stderr", "--virtual-time-budget=2000", f"--user-data-dir={folder / 'profile'}", "--dump-dom",
          file.as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    return found.stdout, found.stderr
+    wide, high = map(int, re.search(r"<title>(\d+) (\d+)</title>", found.stdout).groups())
+    return wide, high, found.stderr
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+
+
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_it_without_complaint_and_without_scrolling_sideways(run, tmp_path, width):
-    report = html.escape((run / "report.html").read_text(), quote=True)
-    size = "[shown.scrollWidth, shown.scrollHeight].join(' ')"
-    script = f"onload = () => {{const shown = frames[0].document.documentElement; document.title = {size}}}"
-    shown, log = in_browser(tmp_path, f'<iframe width={width} height=800 srcdoc="{report}"></iframe><script>{script}</script>')
-    found_width, height = map(int, re.search(r"<title>(\d+) (\d+)</title>", shown).groups())
-    assert found_width <= width + 20
-    assert height > 2000
+    wide, high, log = size_in_browser(tmp_path, (run / "report.html").read_text(), width)
+    assert wide <= width + 20
+    assert high > 2000
     assert "CONSOLE" not in log, log
