@@ -32,7 +32,7 @@ CHECK_SECONDS = LabellingConfig().check_seconds
 MAX_PROMPT_TOKENS, MAX_TOKENS = SamplingConfig().max_prompt_tokens, TrainingConfig().max_tokens
 
 app = typer.Typer(
-    help="Alignment fine-tuning on Ray: look at data, label chains of thought, plan a run.",
+    help="Alignment fine-tuning on Ray: look at data, plan and run, label chains of thought, see what came of it.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     add_completion=False,
@@ -251,6 +251,29 @@ def plan(
     print_plan(made, console)
     if not made.fits:
         sys.exit(DOES_NOT_FIT)
+
+
+@app.command()
+def init(
+    questions: Annotated[Path, typer.Argument(help="JSON lines or Parquet with questions and gold answers", show_default=False)],
+    model: Annotated[Path, typer.Option(help="directory of the model", exists=True, file_okay=False, show_default=False)],
+    test: Annotated[Path | None, typer.Option(help="held-out questions; without, every fifth of the others is held out")] = None,
+    out: Annotated[Path, typer.Option(help="the job file")] = Path("job.py"),
+) -> None:
+    """Write a job file for your questions: columns and the kind of answer are found by looking. Read it, change it, run it."""
+    from aft_ray.init_job import init_job
+    from aft_ray.tasks import BadInputError
+
+    console = Console()
+    if out.exists():
+        refuse(f"{out} is there already: remove it, or name another by --out", console)
+    try:
+        task = init_job(questions, test, model, out)
+    except (BadInputError, OSError) as error:
+        refuse(str(error), console)
+    kind = f"{task.name}, answers of kind {task.answer}" if task.name == "custom" else task.name
+    console.print(f"{out}: task {kind}; trained on {task.train_file}, held out {task.test_file}", soft_wrap=True, highlight=False)
+    console.print(f"Next: aft-ray check {task.train_file} --task {task.name} ..., or at once: aft-ray run {out}", soft_wrap=True)
 
 
 @app.command(context_settings=REST)

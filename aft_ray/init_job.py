@@ -1,0 +1,140 @@
+"""`aft-ray init`: from a file of questions to a job file that runs."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aft_ray.config import FieldsConfig, TaskConfig
+from aft_ray.places import write_atomically
+from aft_ray.tasks import BadInputError, make_tasks
+from aft_ray.tasks.files import parse_row, rows
+
+# What columns are called in files that people have, the likeliest first.
+NAMES = {
+    "question": ("question", "problem", "prompt", "input", "query", "instruction"),
+    "gold": ("gold", "answer", "final_answer", "target", "label", "correct", "output", "solution"),
+    "choices": ("choices", "options"),
+    "reference": ("reference", "rationale", "solution", "chain_of_thought", "cot", "explanation", "reasoning"),
+}
+HELD_OUT_EVERY = 5
+BUILT_IN = ("gsm8k", "aqua", "ecqa", "svamp", "math")
+TEMPLATE = '''"""Alignment fine-tuning on {file}.
+
+Run as:  aft-ray run {job}     Any setting can follow, as in --alignment.beta 0.1.
+"""
+
+from pathlib import Path
+
+from aft_ray.cli import run_job
+from aft_ray.config import FieldsConfig, ModelConfig, ResourcesConfig, RunConfig, TaskConfig
+
+HERE = Path(__file__).parent
+
+JOB = RunConfig(
+    name={name!r},
+    runs_dir=HERE / "runs",
+    model=ModelConfig(path={model}, precision={precision!r}),
+    task=TaskConfig(
+        name={task!r},
+        train_file={train},
+        test_file={test},{custom}
+    ),
+    resources=ResourcesConfig({resources}),
+)
+
+if __name__ == "__main__":
+    run_job(JOB)
+'''
+
+
+def init_job(file: Path, test: Path | None, model: Path, out: Path) -> TaskConfig:
+    """Writes the job file, and where no held-out questions are given, the two parts of the file beside it; returns its task.
+
+    Every fifth question is then held out. Raises BadInputError where the questions cannot be read, or fit no task.
+    """
+    faults: list[str] = []
+    found = [row for _, row in rows(file, faults)]
+    if faults or not found:
+        raise BadInputError(faults or [f"{file}: no rows"])
+    if test is None and len(found) < HELD_OUT_EVERY:
+        raise BadInputError([f"{file}: {len(found)} rows are too few to hold some out; give held-out ones by --test"])
+    parts = [out.parent / f"{file.stem}.{part}.jsonl" for part in ("train", "test")]
+    task = task_of(found, file, *((file, test) if test is not None else parts))
+    if test is None:
+        write_rows(parts[0], [row for number, row in enumerate(found, start=1) if number % HELD_OUT_EVERY])
+        write_rows(parts[1], found[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    write_atomically(out, job_text(file, out, model, task))
+    return task
+
+
+def write_rows(path: Path, found: Sequence[dict[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+
+
+def task_of(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path) -> TaskConfig:
+    """The first built-in task whose rows these are, else a custom one, by the names of columns and the look of the golds."""
+    for name in BUILT_IN:
+        config = TaskConfig(name=name, train_file=train, test_file=test)
+        if not faults_under(config, found, file):
+            return config
+    configs = custom_configs(found, file, train, test)
+    for config in configs:
+        if not faults_under(config, found, file):
+            return config
+    raise BadInputError(faults_under(configs[0], found, file))
+
+
+def faults_under(config: TaskConfig, found: Sequence[dict[str, Any]], file: Path) -> list[str]:
+    faults: list[str] = []
+    (task,) = make_tasks(config).values()
+    for number, row in enumerate(found, start=1):
+        parse_row(row, f"{file}:{number}", task, config, faults)
+    return faults
+
+
+def custom_configs(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path) -> list[TaskConfig]:
+    """Those that may be meant, the likeliest first."""
+    columns = list(dict.fromkeys(column for row in found for column in row))
+    names = {field: next((name for name in of if name in columns), None) for field, of in NAMES.items()}
+    if names["reference"] == names["gold"]:
+        names["reference"] = None
+    for field in ("question", "gold"):
+        if names[field] is None:
+            raise BadInputError([f"{file}: no column called {', '.join(NAMES[field])}; there are: {', '.join(columns)}"])
+    fields = FieldsConfig.model_validate(names)
+    golds = [str(row.get(fields.gold)) for row in found]
+    formal = sum(any(sign.isdigit() or sign == "\\" for sign in gold) for gold in golds)
+    kinds = ["choice"] if fields.choices else ["number", "expression", "text"] if 2 * formal > len(golds) else ["text"]
+    return [TaskConfig(name="custom", train_file=train, test_file=test, fields=fields, answer=kind) for kind in kinds]
+
+
+def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:
+    assert task.train_file is not None
+    assert task.test_file is not None
+    custom = ""
+    if task.name == "custom":
+        changed = ", ".join(f"{name}={value!r}" for name, value in task.fields.model_dump(exclude_defaults=True).items())
+        custom = f"\n        answer={task.answer!r},\n        fields=FieldsConfig({changed}),"
+    gpus = torch.cuda.device_count()
+    on_gpus = f"training_workers={gpus}, gpus_per_training_worker=1, gpus_per_sampling_actor=1, sampling_actors=(1, {gpus})"
+    return TEMPLATE.format(
+        file=file.name,
+        job=out.name,
+        name=file.stem,
+        model=from_here(model, out),
+        precision="bf16" if gpus else "fp32",
+        task=task.name,
+        train=from_here(task.train_file, out),
+        test=from_here(task.test_file, out),
+        custom=custom,
+        resources=on_gpus if gpus else "",
+    )
+
+
+def from_here(path: Path, out: Path) -> str:
+    """An expression for a path as seen from the job file, so that the folder can be moved."""
+    return f"HERE / {os.path.relpath(path, out.parent)!r}"

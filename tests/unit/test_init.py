@@ -1,0 +1,101 @@
+"""A job file from a stranger's questions: what the columns and golds are taken for, and that the job is what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aft_ray.cli import BAD_INPUT, app, load_job
+from aft_ray.tasks import read_questions
+
+ROWS = {
+    "number": {"problem": "What is 2 + {n}?", "answer": "{m}", "solution": "2 + {n} = {m}. The answer is {m}."},
+    "text": {"question": "Which letter is number {n}?", "target": "the {w}"},
+    "expression": {"question": "Half of {n}?", "answer": "x^{{{n}}} + 1"},
+    "choice": {"question": "Which is {n}?", "options": ["one", "{n}"], "answer": "B"},
+    "gsm8k": {"question": "What is 2 + {n}?", "answer": "2 + {n} = <<2+{n}={m}>>{m}\n#### {m}"},
+}
+
+
+def questions(folder: Path, kind: str, number: int = 50, first: int = 3) -> Path:
+    def filled(value, n):
+        return [filled(v, n) for v in value] if isinstance(value, list) else value.format(n=n, m=n + 2, w="abcdefghij"[n % 10])
+
+    file = folder / "mine.jsonl"
+    rows = [{name: filled(value, n) for name, value in ROWS[kind].items()} for n in range(first, first + number)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*arguments) -> str:
+    told = CliRunner().invoke(app, ["init", *map(str, arguments)], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, told.output
+    return told.output
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_job_for_fifty_questions(kind, here, tiny_llama):
+    file = questions(here, kind)
+    init(file.name, "--model", tiny_llama)
+    job = load_job(here / "job.py")
+    assert job.name == "mine"
+    assert job.model.path.resolve() == tiny_llama
+    assert (job.task.name, job.task.answer) == (("gsm8k", "number") if kind == "gsm8k" else ("custom", kind))
+    found = read_questions(job.task, 0)
+    assert (len(found.train), len(found.held_out)) == (40, 10)
+    texts = {question.text for question in found.train}
+    assert not texts & {question.text for question in found.held_out}
+    if kind in ("number", "gsm8k"):
+        assert all(question.reference for question in found.train)
+        assert {question.gold for question in found.held_out} == {str(n + 2) for n in range(7, 53, 5)}
+
+
+def test_the_folder_can_be_moved(here, tiny_llama):
+    questions(here / "..", "number").rename(here / "mine.jsonl")
+    init("mine.jsonl", "--model", tiny_llama)
+    moved = here.parent / f"{here.name}-moved"
+    here.rename(moved)
+    assert len(read_questions(load_job(moved / "job.py").task, 0).train) == 40
+
+
+def test_held_out_questions_of_a_file_of_their_own(here, tiny_llama):
+    file = questions(here, "text", 7, first=90)
+    test = file.rename(here / "test.jsonl")
+    init(questions(here, "text", 9), "--test", test, "--model", tiny_llama, "--out", "other.py")
+    found = read_questions(load_job(here / "other.py").task, 0)
+    assert (len(found.train), len(found.held_out)) == (9, 7)
+    assert sorted(path.name for path in here.iterdir()) == ["mine.jsonl", "other.py", "test.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (['{"q": "?", "gold": "1"}'] * 9, "no column called question, problem"),
+        (['{"question": "?", "why": "1"}'] * 9, "no column called gold, answer"),
+        (['{"question": "2 + 2?", "gold": "4"}'] * 3, "3 rows are too few"),
+        (['{"question": "2 + 2?", "gold": 4}'] * 8 + ['{"question": "2?", "gold": null}'], "mine.jsonl:9:gold"),
+        (["no json"], "mine.jsonl:1"),
+        ([], "no rows"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_written(rows, told, here, tiny_llama):
+    (here / "mine.jsonl").write_text("\n".join(rows))
+    refused = CliRunner().invoke(app, ["init", "mine.jsonl", "--model", str(tiny_llama)], env={"COLUMNS": "300"})
+    assert refused.exit_code == BAD_INPUT
+    assert told in refused.output
+    assert [path.name for path in here.iterdir()] == ["mine.jsonl"]
+
+
+def test_a_job_file_that_is_there_is_left_alone(here, tiny_llama):
+    questions(here, "number")
+    (here / "job.py").write_text("mine")
+    refused = CliRunner().invoke(app, ["init", "mine.jsonl", "--model", str(tiny_llama)])
+    assert refused.exit_code == BAD_INPUT
+    assert (here / "job.py").read_text() == "mine"
