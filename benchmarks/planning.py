@@ -139,9 +139,8 @@ def training(model: Path, data: Path, zero_stage: int) -> list[tuple[str, float,
 
 
 def load(layers: int) -> list[tuple[str, float, float]]:
-    from aft_ray.config import ResourcesConfig, TrainingConfig
-    from aft_ray.planning.memory import training_memory
-    from aft_ray.planning.shape import ModelShape, group
+    from aft_ray.planning.memory import loading_memory
+    from aft_ray.planning.shape import ModelShape
 
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model"
@@ -149,8 +148,8 @@ def load(layers: int) -> list[tuple[str, float, float]]:
             process.apply(make_model, (path, layers))
         held = max(rank["load"] for rank in measure_load("ours", path, Path(name) / "out").values())
         shape = ModelShape(path)
-    memory = training_memory(shape, TrainingConfig(), ResourcesConfig(training_workers=2, zero_stage=3), "fp32", group(8, 8, 1))
-    return [(f"load of {shape.parameters / 1e9:.2f} B parameters on 2 ranks, ZeRO-3", memory.parameters, held)]
+    planned = loading_memory(shape, 2, "fp32")
+    return [(f"load of {shape.parameters / 1e9:.2f} B parameters on 2 ranks, ZeRO-3", planned, held)]
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ PROCESS = {"train": 0.6e9, "sample": 1.3e9}
 """Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. As measured by benchmarks/planning.py."""
 KEPT_BY_MALLOC = 1.2
 """Of activations in a process's memory, which the allocator does not give back as they come."""
+BUCKETS = {0: 0, 1: 0, 2: 1, 3: 6}
+"""Of DeepSpeed's, by ZeRO stage, that a process holds while it sends them to others, beside the one that fills. Likewise."""
 CUDA_CONTEXT = 2.4e9
 """What a GPU holds beside PyTorch's tensors: kernels, cuBLAS, NCCL's buffers. As measured by benchmarks/gpu.py."""
 OF_GPU = 0.92
@@ -71,21 +73,28 @@ def training_memory(
     device_optimizer = 0.0 if resources.offload != "nothing" else optimizer
     host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
     activations = activation_memory(shape, training, resources, precision, longest)
-    bucket = size * min(count, buffers["reduce_bucket_size"]) if stage >= 2 and workers > 1 else 0.0
+    of_ranks = 2 * buffers["allgather_bucket_size"] * size if stage in (1, 2) and workers > 1 else 0.0
     if not on_gpu:  # offloading then takes from the same memory, and what a step takes is not given back
         device_optimizer, parameters_offloaded = optimizer + step, 0.0
         activations *= KEPT_BY_MALLOC
+        bucket = size * min(count, buffers["reduce_bucket_size"])
+        of_ranks = BUCKETS[stage] * bucket if workers > 1 else 0.0
     return Memory(
         parameters=parameters - parameters_offloaded,
         gradients=gradients,
         optimizer=device_optimizer,
         activations=activations,
-        # A bucket sent beside the one that fills; gathered parameters, those that come next, and a copy of each as it is sent.
-        buffers=(3 if stage == 3 else 1) * bucket,
+        buffers=of_ranks,
         process=CUDA_CONTEXT if on_gpu else PROCESS["train"],
         host=host,
         step=step if on_gpu and resources.offload == "nothing" else 0.0,
     )
+
+
+def loading_memory(shape: ModelShape, workers: int, precision: str) -> float:
+    """Bytes of a worker that loads under ZeRO-3: its part; the largest parameter whole, as it is made; its part of a tied head."""
+    largest = max(parameter.numel() for parameter in shape.model.parameters())
+    return DTYPES[precision].itemsize * (shape.parameters / workers + largest * (1 + 1 / workers))
 
 
 def activation_memory(
