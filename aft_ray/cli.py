@@ -330,6 +330,27 @@ def compare(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="directory of a run that has sampled", show_default=False)],
+    kind: Annotated[
+        Literal["preference", "prompt-completion", "messages"],
+        typer.Option("--as", help="pairs for DPO; right chains for SFT; conversations", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="FILE.jsonl, FILE.parquet, or a directory for datasets", show_default=False)],
+    split: Annotated[str, typer.Option(help="of the questions")] = "train",
+) -> None:
+    """Write the candidates of a run as a data set that other trainers take: TRL's, OpenAI's, Hugging Face datasets."""
+    from aft_ray.export_candidates import export_candidates
+    from aft_ray.places import place
+
+    try:
+        number = export_candidates(place(run), kind, split, out)
+    except (OSError, ValueError) as error:
+        refuse(str(error), Console())
+    print(f"{out}: {number:,} rows")
+
+
+@app.command()
 def view(
     run: Annotated[Path, typer.Argument(help="directory of a finished run", show_default=False)],
     port: Annotated[int, typer.Option(help="on this machine", min=1, max=65535)] = 8333,

@@ -92,7 +92,7 @@ def training_memory(
 
 
 def loading_memory(shape: ModelShape, workers: int, precision: str) -> float:
-    """Bytes of a worker that loads under ZeRO-3: its part; the largest parameter whole, as it is made; its part of a tied head."""
+    """Bytes of a worker that loads under ZeRO-3: its part; the largest parameter whole, as it is made; that of a tied head."""
     largest = max(parameter.numel() for parameter in shape.model.parameters())
     return DTYPES[precision].itemsize * (shape.parameters / workers + largest * (1 + 1 / workers))
 

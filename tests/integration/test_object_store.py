@@ -1,8 +1,10 @@
 """A run directory in an object store: a real S3 server (moto's) on this machine, real requests over HTTP."""
 
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -145,6 +147,23 @@ def test_a_second_run_is_refused_until_the_first_has_ended(bucket, monkeypatch):
     (folder / ".lease").write_text(f"of-a-killed-one {time.time() - 10}")
     with alone_in(folder):
         pass
+
+
+def test_a_run_that_slept_too_long_stops_when_another_has_begun(bucket, monkeypatch):
+    """Its process is told as by SIGTERM; the note of the other stays."""
+    monkeypatch.setattr(Lease, "SETTLING", 0.2)
+    monkeypatch.setattr(Lease, "SECONDS", 0.3)
+    told = threading.Event()
+    usual = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    lease = Lease(bucket / "runs" / "f" / ".lease")
+    try:
+        assert lease.take()
+        lease.path.write_text(f"another {time.time()}")
+        assert told.wait(10)
+        lease.give_back()
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert lease.path.read_text().startswith("another ")
 
 
 def test_a_model_is_fetched_once(bucket, tiny_llama, tmp_path, monkeypatch):

@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from starlette.testclient import TestClient
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from aft_ray.config import LabellingConfig
+from aft_ray.report.found import FoundRun
+from aft_ray.report.view import make_app
 from aft_ray.run import Run
+from aft_ray.storage import read_manifest
 from aft_ray.tasks import read_questions
 from aft_ray.training.examples import alignment_examples, vft_examples
 from schemas import CandidateGroup, Evaluation, Question, ReferenceScores, arrow_schema, read_parquet
@@ -216,6 +220,37 @@ def test_a_second_start_does_nothing(finished_run, small_config):
     assert time.monotonic() - started < 30
     assert len(psutil.Process(os.getpid()).children(recursive=True)) <= len(before) + 2
     assert summary["models"] == finished_run[1]["models"]
+
+
+def test_a_training_that_had_ended_is_not_begun_again(finished_run, small_config, tmp_path, monkeypatch):
+    """Killed between the end of a training and that of its stage."""
+    shutil.copytree(finished_run[0], tmp_path / "small")
+    stage = tmp_path / "small" / "align"
+    wanted = read_manifest(stage).fingerprint
+    (stage / "manifest.json").unlink()
+    stage.rename(stage.parent / f".align-{wanted}")
+    monkeypatch.setattr("aft_ray.run.run_training", lambda job: pytest.fail("trained again"))
+    run = Run(small_config.model_copy(update={"runs_dir": tmp_path}), Console(file=io.StringIO()))
+    manifests = {}
+    for made in run.stages()[:4]:
+        manifests[made.name], skipped = run.ensure(made, manifests)
+        assert skipped == (made.name != "align")
+    assert manifests["align"].fingerprint == wanted
+    assert manifests["align"].counts == finished_run[1]["stages"][3]["counts"]
+    assert (stage / "model" / "config.json").exists()
+
+
+def test_the_report_and_the_candidates_of_a_real_run_are_shown(finished_run):
+    folder, summary = finished_run
+    text = (folder / "report.html").read_text()
+    for model in summary["models"]:
+        assert f"{model['accuracy']:.1%}" in text
+    # Two tasks' samples and the accuracy, three of scores, five of VFT's steps and six of alignment's.
+    assert text.count("<figure") == 3 + 3 + 5 + 6
+    shown = TestClient(make_app(FoundRun(folder)), base_url="http://127.0.0.1").get("/", params={"order": "question"}).text
+    assert (
+        f"{TRAIN_QUESTIONS + HELD_OUT + NEVER_TRAINED_ON} of {TRAIN_QUESTIONS + HELD_OUT + NEVER_TRAINED_ON} questions" in shown
+    )
 
 
 def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(finished_run, small_config, groups, tmp_path):

@@ -1,11 +1,15 @@
 """What an interrupted stream left, and what is made of it."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from aft_ray.sampling.attempts import NothingIsAnsweredError
 from aft_ray.sampling.commits import committed, each_once, without
-from schemas import CandidateGroup, Evaluation, Question, read_parquet, to_table, write_parquet
+from aft_ray.sampling.dead_letters import answered
+from schemas import CandidateGroup, Evaluation, Failure, Question, read_parquet, to_table, write_parquet
 
 
 def question(name: str) -> Question:
@@ -72,3 +76,25 @@ def test_records_that_are_missing_or_came_twice_are_told_at_the_end():
     for found, told in [("a", "1 questions are missing and 0"), ("aab", "0 questions are missing and 1"), ("abc", "and 1 came")]:
         with pytest.raises(RuntimeError, match=told):
             list(each_once("ab", found, str))
+
+
+def given_up(name: str) -> CandidateGroup:
+    return group(name).model_copy(update={"failure": Failure(reason="the engine died", attempts=3)})
+
+
+def test_questions_that_were_given_up_are_told_beside_the_others(tmp_path):
+    (tmp_path / "groups").mkdir()
+    write_parquet(tmp_path / "groups" / "1.parquet", CandidateGroup, [group("a"), given_up("b")])
+    found = answered(tmp_path / "groups", CandidateGroup, "ab", lambda of: of.question.question_id)
+    assert [of.question.question_id for of in found] == ["a", "b"]
+    letter = json.loads((tmp_path / "dead_letters.jsonl").read_text())
+    assert letter == {"question_id": "b", "task": "t", "reason": "the engine died", "attempts": 3}
+    assert len(read_parquet(tmp_path / "groups", CandidateGroup)) == 2
+
+
+def test_where_all_were_given_up_the_stage_ends_and_asks_them_again(tmp_path):
+    (tmp_path / "groups").mkdir()
+    write_parquet(tmp_path / "groups" / "1.parquet", CandidateGroup, [given_up("a"), given_up("b")])
+    with pytest.raises(NothingIsAnsweredError, match=r"all 2 questions were given up\. The last: the engine died"):
+        list(answered(tmp_path / "groups", CandidateGroup, "ab", lambda of: of.question.question_id))
+    assert committed(tmp_path / "groups").to_pylist() == []

@@ -1,0 +1,78 @@
+"""`aft-ray export`: the candidates of a run as data sets that other trainers take.
+
+preference           prompt, chosen, rejected: every pair of a right and a wrong chain of a question, for TRL's DPOTrainer
+prompt-completion    prompt, completion: every right chain, for TRL's SFTTrainer
+messages             messages: a question and a right chain as a conversation, as OpenAI's fine-tuning takes them
+
+Formats: https://huggingface.co/docs/trl/dataset_formats and https://platform.openai.com/docs/guides/supervised-fine-tuning
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from aft_ray.places import Place, fetched
+from schemas import Candidate, CandidateGroup, Question, iter_parquet
+
+Kind = Literal["preference", "prompt-completion", "messages"]
+Row = dict[str, Any]
+
+
+def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
+    """Writes JSON lines, Parquet, or a directory that `datasets.load_from_disk` reads, by the ending of `out`; returns the rows.
+
+    Raises FileNotFoundError where the run has sampled nothing, ValueError where there is nothing to write.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(fetched(run / "vft" / "model", weights=False))
+    groups = (group for group in iter_parquet(run / "sample" / "groups", CandidateGroup) if group.question.split == split)
+    rows = [row for group in groups for row in ROWS[kind](group, tokenizer)]
+    if not rows:
+        raise ValueError(f"{run}: no {kind} of split {split}")
+    data = Dataset.from_list(rows)
+    write: dict[str, Callable[[str], object]] = {".jsonl": data.to_json, ".parquet": data.to_parquet}
+    write.get(out.suffix, data.save_to_disk)(str(out))
+    return len(rows)
+
+
+def preferences(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
+    for right in of_label(group, "positive"):
+        for wrong in of_label(group, "negative"):
+            yield {"prompt": prompt_of(group.question, tokenizer), "chosen": right.text, "rejected": wrong.text}
+
+
+def completions(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
+    for right in of_label(group, "positive"):
+        yield {"prompt": prompt_of(group.question, tokenizer), "completion": right.text}
+
+
+def conversations(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
+    options = [
+        f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", group.question.choices, strict=False)
+    ]
+    asked = "\n".join([group.question.text, *options])
+    for right in of_label(group, "positive"):
+        answer = {"role": "assistant", "content": right.text.strip()}
+        yield {"messages": [{"role": "user", "content": asked}, answer]}
+
+
+ROWS: dict[str, Callable[[CandidateGroup, PreTrainedTokenizerBase], Iterator[Row]]] = {
+    "preference": preferences,
+    "prompt-completion": completions,
+    "messages": conversations,
+}
+
+
+def of_label(group: CandidateGroup, label: str) -> list[Candidate]:
+    return [candidate for candidate in group.candidates if candidate.label == label]
+
+
+def prompt_of(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:
+    """As the model reads it, without a token for the start of text, which trainers put there themselves."""
+    ids = list(question.prompt_ids)
+    if ids and ids[0] == tokenizer.bos_token_id:
+        ids = ids[1:]
+    text: str = tokenizer.decode(ids)
+    return text

@@ -1,0 +1,85 @@
+"""Candidates as data sets: what TRL itself makes of them, and that every pair and every right chain is there once."""
+
+import json
+
+import pytest
+from datasets import load_dataset, load_from_disk
+from transformers import AutoTokenizer
+from trl.data_utils import is_conversational
+from typer.testing import CliRunner
+
+from aft_ray.cli import BAD_INPUT, app
+from aft_ray.tasks.arithmetic import generate
+from schemas import Candidate, CandidateGroup, write_parquet
+from tests.conftest import tokenized
+
+LABELS = (("positive", "negative", "positive", "dropped"), ("negative",), ("positive",))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_llama, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "vft").mkdir()
+    (folder / "vft" / "model").symlink_to(tiny_llama)
+    (folder / "sample" / "groups").mkdir(parents=True)
+    questions = tokenized(generate("train", len(LABELS), 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
+    groups = [
+        CandidateGroup(
+            question=question,
+            candidates=tuple(
+                Candidate(index=i, text=f" {i}: {label}", token_ids=(1,), finish_reason="stop", log_likelihood=-1.0, label=label)
+                for i, label in enumerate(labels)
+            ),
+            model="m", seed=0, temperature=1.0, top_p=1.0, max_new_tokens=9,
+        )
+        for question, labels in zip(questions, LABELS, strict=True)
+    ]  # fmt: skip
+    write_parquet(folder / "sample" / "groups" / "1.parquet", CandidateGroup, groups)
+    return folder, groups
+
+
+def exported(run, kind, out):
+    told = CliRunner().invoke(app, ["export", str(run), "--as", kind, "--out", str(out)])
+    assert told.exit_code == 0, told.output
+    return told.output
+
+
+def test_every_pair_once_and_what_the_model_read_as_its_prompt(run, tiny_llama, tmp_path):
+    folder, groups = run
+    assert "2 rows" in exported(folder, "preference", tmp_path / "pairs.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [
+        (" 0: positive", " 1: negative"),
+        (" 2: positive", " 1: negative"),
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    assert tuple(tokenizer(rows[0]["prompt"])["input_ids"]) == groups[0].question.prompt_ids
+
+
+def test_right_chains_as_parquet_and_as_a_saved_dataset(run, tmp_path):
+    folder, _ = run
+    exported(folder, "prompt-completion", tmp_path / "right.parquet")
+    exported(folder, "prompt-completion", tmp_path / "right")
+    found = load_dataset("parquet", data_files=str(tmp_path / "right.parquet"), split="train")
+    assert found["completion"] == [" 0: positive", " 2: positive", " 0: positive"]
+    assert load_from_disk(tmp_path / "right").to_list() == found.to_list()
+
+
+def test_conversations_are_what_trl_takes_for_such(run, tmp_path):
+    folder, groups = run
+    exported(folder, "messages", tmp_path / "messages.jsonl")
+    (first, *_) = [json.loads(line) for line in (tmp_path / "messages.jsonl").read_text().splitlines()]
+    assert is_conversational(first)
+    assert first["messages"] == [
+        {"role": "user", "content": groups[0].question.text},
+        {"role": "assistant", "content": "0: positive"},
+    ]
+
+
+@pytest.mark.parametrize(("more", "told"), [(["--split", "test"], "no preference of split test"), ([], "vft/model")])
+def test_nothing_to_export_is_told(more, told, run, tmp_path):
+    folder = run[0] if more else tmp_path
+    refused = CliRunner().invoke(app, ["export", str(folder), "--as", "preference", "--out", str(tmp_path / "x.jsonl"), *more])
+    assert refused.exit_code == BAD_INPUT
+    assert told in "".join(refused.output.split("\n"))
+    assert not (tmp_path / "x.jsonl").exists()
