@@ -9,7 +9,7 @@ figures are kept by their number: run again with another, they stand beside each
 
 ours          questions in Parquet -> sampling, labelling -> records in Parquet; one actor
 vllm          vllm.LLM.generate of the same requests (n = k), the same engine settings
-vllm, k rows  the same with each question k times
+vllm by rows  the same with each question k times
 ray.data.llm  each question k times, which is how it is asked there, Parquet to Parquet, nothing labelled; begun, at the latest,
               when the earliest of its requests was asked: when a row came out of the engine less what the engine took
 transformers  generate with num_return_sequences = k, in batches of 8 questions
@@ -201,7 +201,7 @@ def by_transformers(model: Path, data: Path, number: int) -> tuple[int, float]:
     return tokens, time.time() - started
 
 
-WAYS = {"ours": ours, "vllm": bare, "vllm, k rows": k_rows, "ray.data.llm": by_ray_data_llm, "transformers": by_transformers}
+WAYS = {"ours": ours, "vllm": bare, "vllm by rows": k_rows, "ray.data.llm": by_ray_data_llm, "transformers": by_transformers}
 
 
 def measure(way: str, model: Path, data: Path, number: int) -> float:
