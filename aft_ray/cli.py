@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 from rich.console import Console
+from upath import UPath
 
 from aft_ray.config import (
     FieldsConfig,
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
+RunArgument = Annotated[str, typer.Argument(help="directory of a finished run, also s3://...", show_default=False)]
 TaskOption = Annotated[TaskName, typer.Option(help="how questions are read, asked and checked", show_default=False)]
 AnswerOption = Annotated[str, typer.Option(help="custom: number, choice, expression, text, or your function as module:name")]
 GpuName = Literal["l40s-48", "a100-40", "a100-80", "h100-80", "h200-141", "b200-180"]
@@ -279,7 +281,7 @@ def init(
 @app.command(context_settings=REST)
 def run(
     job: Annotated[
-        Path, typer.Argument(help="a job file (JOB = RunConfig(...)), a YAML, or a run's config.json", show_default=False)
+        str, typer.Argument(help="a job file (JOB = RunConfig(...)), YAML, or a run's config.json", show_default=False)
     ],
     context: typer.Context,
 ) -> None:
@@ -288,18 +290,21 @@ def run(
     What follows the job are its settings (all of them: aft-ray run JOB -- --help). Exits with 2 where settings or input are
     wrong, 130 or 143 where it was stopped, 1 where it failed; the same command goes on from there.
     """
+    from aft_ray.places import place
+
     console = Console()
     try:
-        config = load_job(job)
+        config = load_job(place(job))
     except ValidationError as error:
         refuse_settings(error, console)
     except (OSError, ValueError) as error:
         refuse(str(error), console)
+    sys.argv[0] = os.path.realpath(job)  # whose folder Ray's workers look into for modules, as for a script's
     run_job(config, context.args)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="directory of a finished run", show_default=False)]) -> None:
+def report(run: RunArgument) -> None:
     """Write report.html of a finished run anew, and print where it is."""
     from aft_ray.places import place
     from aft_ray.report.found import NoRunError
@@ -313,7 +318,7 @@ def report(run: Annotated[Path, typer.Argument(help="directory of a finished run
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="directories of finished runs; the others are compared with the first")],
+    runs: Annotated[list[str], typer.Argument(help="directories of finished runs; the others are compared with the first")],
 ) -> None:
     """The last models of runs side by side, with paired tests on the questions that they have in common."""
     from aft_ray.places import place
@@ -331,7 +336,7 @@ def compare(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="directory of a run that has sampled", show_default=False)],
+    run: RunArgument,
     kind: Annotated[
         Literal["preference", "prompt-completion", "messages"],
         typer.Option("--as", help="pairs for DPO; right chains for SFT; conversations", show_default=False),
@@ -339,7 +344,7 @@ def export(
     out: Annotated[Path, typer.Option(help="FILE.jsonl, FILE.parquet, or a directory for datasets", show_default=False)],
     split: Annotated[str, typer.Option(help="of the questions")] = "train",
 ) -> None:
-    """Write the candidates of a run as a data set that other trainers take: TRL's, OpenAI's, Hugging Face datasets."""
+    """Write the candidates of a run's first round as a data set that other trainers take: TRL's, OpenAI's, datasets'."""
     from aft_ray.export_candidates import export_candidates
     from aft_ray.places import place
 
@@ -352,7 +357,7 @@ def export(
 
 @app.command()
 def view(
-    run: Annotated[Path, typer.Argument(help="directory of a finished run", show_default=False)],
+    run: RunArgument,
     port: Annotated[int, typer.Option(help="on this machine", min=1, max=65535)] = 8333,
 ) -> None:
     """Browse the questions of a run and their chains, with their scores before and after alignment, in a browser. Ctrl-C ends it.
@@ -361,21 +366,22 @@ def view(
     """
     from aft_ray.places import place
     from aft_ray.report.found import FoundRun, NoRunError
-    from aft_ray.report.view import HOST, serve
+    from aft_ray.report.view import HOST, make_app, serve
 
     console = Console()
-    console.print(f"http://{HOST}:{port}")
     try:
-        serve(FoundRun(place(run)), port)
+        app_of_run = make_app(FoundRun(place(run)))
+        console.print(f"http://{HOST}:{port}")
+        serve(app_of_run, port)
     except NoRunError as error:
         refuse(str(error), console)
 
 
-def load_job(path: Path) -> RunConfig:
+def load_job(path: Path | UPath) -> RunConfig:
     """The configuration in a job file, a YAML or a run's config.json. Raises ValueError where there is none."""
     if path.suffix in (".yaml", ".yml", ".json"):
         return RunConfig.model_validate(load_yaml(path))
-    sys.path.insert(0, str(path.parent))
+    sys.path.insert(0, os.path.realpath(str(path.parent)))
     job = runpy.run_path(str(path), run_name="aft_ray_plan").get("JOB")
     if not isinstance(job, RunConfig):
         raise ValueError(f"{path}: no JOB = RunConfig(...) at its top level")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from upath import UPath
 
 from aft_ray.losses import LOSSES
 from aft_ray.places import PlaceSetting
@@ -268,7 +269,7 @@ class RunConfig(Settings):
         return self
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path | UPath) -> dict[str, Any]:
     """The settings in a YAML file, not yet validated. Raises ValueError where it holds no mapping."""
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))

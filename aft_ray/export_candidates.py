@@ -8,6 +8,7 @@ Formats: https://huggingface.co/docs/trl/dataset_formats and https://platform.op
 """
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from aft_ray.places import Place, fetched
+from aft_ray.tasks.base import body
 from schemas import Candidate, CandidateGroup, Question, iter_parquet
 
 Kind = Literal["preference", "prompt-completion", "messages"]
@@ -24,8 +26,10 @@ Row = dict[str, Any]
 def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     """Writes JSON lines, Parquet, or a directory that `datasets.load_from_disk` reads, by the ending of `out`; returns the rows.
 
-    Raises FileNotFoundError where the run has sampled nothing, ValueError where there is nothing to write.
+    Raises FileNotFoundError where the run has sampled nothing, ValueError where there is nothing to write, or not known how.
     """
+    if out.suffix not in ("", ".jsonl", ".parquet"):
+        raise ValueError(f"{out}: expected a name that ends in .jsonl or .parquet, or a directory's")
     tokenizer = AutoTokenizer.from_pretrained(fetched(run / "vft" / "model", weights=False))
     groups = (group for group in iter_parquet(run / "sample" / "groups", CandidateGroup) if group.question.split == split)
     rows = [row for group in groups for row in ROWS[kind](group, tokenizer)]
@@ -49,13 +53,9 @@ def completions(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> It
 
 
 def conversations(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
-    options = [
-        f"{letter}) {option}" for letter, option in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", group.question.choices, strict=False)
-    ]
-    asked = "\n".join([group.question.text, *options])
     for right in of_label(group, "positive"):
         answer = {"role": "assistant", "content": right.text.strip()}
-        yield {"messages": [{"role": "user", "content": asked}, answer]}
+        yield {"messages": [{"role": "user", "content": body(group.question)}, answer]}
 
 
 ROWS: dict[str, Callable[[CandidateGroup, PreTrainedTokenizerBase], Iterator[Row]]] = {
@@ -70,9 +70,8 @@ def of_label(group: CandidateGroup, label: str) -> list[Candidate]:
 
 
 def prompt_of(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:
-    """As the model reads it, without a token for the start of text, which trainers put there themselves."""
-    ids = list(question.prompt_ids)
-    if ids and ids[0] == tokenizer.bos_token_id:
-        ids = ids[1:]
-    text: str = tokenizer.decode(ids)
+    """As the model reads it, without what the tokenizer puts before every text, as trainers will have it do again."""
+    pairs = zip(tokenizer("")["input_ids"], question.prompt_ids, strict=False)
+    before = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    text: str = tokenizer.decode(question.prompt_ids[before:])
     return text

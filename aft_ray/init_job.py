@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def init_job(file: Path, test: Path | None, model: Path, out: Path) -> TaskConfi
     if test is None and len(found) < HELD_OUT_EVERY:
         raise BadInputError([f"{file}: {len(found)} rows are too few to hold some out; give held-out ones by --test"])
     parts = [out.parent / f"{file.stem}.{part}.jsonl" for part in ("train", "test")]
+    if test is None and (there := [str(part) for part in parts if part.exists()]):
+        raise BadInputError([f"{', '.join(there)}: there already; give held-out questions by --test, or another folder by --out"])
     task = task_of(found, file, *((file, test) if test is not None else parts))
     if test is None:
         write_rows(parts[0], [row for number, row in enumerate(found, start=1) if number % HELD_OUT_EVERY])
@@ -124,7 +127,7 @@ def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:
     return TEMPLATE.format(
         file=file.name,
         job=out.name,
-        name=file.stem,
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-") or "mine",
         model=from_here(model, out),
         precision="bf16" if gpus else "fp32",
         task=task.name,

@@ -19,7 +19,7 @@ KEPT_BY_MALLOC = 1.2
 BUCKETS = {0: 0, 1: 0, 2: 1, 3: 6}
 """Of DeepSpeed's, by ZeRO stage, that a process holds while it sends them to others, beside the one that fills. Likewise."""
 CUDA_CONTEXT = 2.4e9
-"""What a GPU holds beside PyTorch's tensors: kernels, cuBLAS, NCCL's buffers. As measured by benchmarks/gpu.py."""
+"""What a GPU holds beside PyTorch's tensors: kernels, cuBLAS. As measured by benchmarks/gpu.py, of one rank."""
 OF_GPU = 0.92
 """vLLM's share of a GPU, its own default; what allocators lose leaves training about as much."""
 
@@ -47,7 +47,7 @@ class Memory:
 def training_memory(
     shape: ModelShape, training: TrainingConfig, resources: ResourcesConfig, precision: str, longest: Example
 ) -> Memory:
-    """At most, of a worker whose micro-batches are full of the longest question that fits into one."""
+    """Of a worker whose micro-batches are full of the longest question that fits into one."""
     dtype = DTYPES[precision]
     on_gpu, stage = resources.gpus_per_training_worker > 0, resources.zero_stage
     workers = max(1, resources.least_training_workers)  # with fewer, each holds more
@@ -89,12 +89,6 @@ def training_memory(
         host=host,
         step=step if on_gpu and resources.offload == "nothing" else 0.0,
     )
-
-
-def loading_memory(shape: ModelShape, workers: int, precision: str) -> float:
-    """Bytes of a worker that loads under ZeRO-3: its part; the largest parameter whole, as it is made; that of a tied head."""
-    largest = max(parameter.numel() for parameter in shape.model.parameters())
-    return DTYPES[precision].itemsize * (shape.parameters / workers + largest * (1 + 1 / workers))
 
 
 def activation_memory(

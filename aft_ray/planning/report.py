@@ -29,7 +29,8 @@ def memory_table(plan: Plan) -> Table:
         table.add_column(name, justify="left" if not name else "right")
     for stage in distinct(plan.stages):
         memory = stage.memory
-        parts = (memory.parameters, memory.gradients, memory.optimizer, memory.activations, memory.buffers, memory.process)
+        moment = max(memory.activations, memory.step)  # the one is gone when the other comes
+        parts = (memory.parameters, memory.gradients, memory.optimizer, moment, memory.buffers, memory.process)
         table.add_row(stage.work.name, *(f"{part / 1e9:.2f}" for part in (*parts, memory.device, memory.host)))
     return table
 

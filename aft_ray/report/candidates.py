@@ -3,6 +3,7 @@
 Of 100,000 groups the index holds a short row each; whole groups are read from their Parquet files for the page that is shown.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from aft_ray.places import Place, files_below
 from aft_ray.report.found import FoundRun, NoRunError
-from schemas import Candidate, CandidateGroup, Evaluation
+from schemas import Candidate, CandidateGroup
 from schemas.arrow import ROWS_AT_ONCE, from_table
 
 OF_A_CANDIDATE = ("label", "log_likelihood", "token_ids")
@@ -45,6 +46,11 @@ class Entry:
         return self.lead_before is not None and self.lead_after is not None and self.lead_before > 0 >= self.lead_after
 
     @property
+    def change(self) -> float:
+        """Of the lead of its best wrong chain; where it is not known, more than any."""
+        return math.inf if self.lead_before is None or self.lead_after is None else self.lead_after - self.lead_before
+
+    @property
     def broken(self) -> bool:
         return self.lead_before is not None and self.lead_after is not None and self.lead_after > 0 >= self.lead_before
 
@@ -60,7 +66,7 @@ SHOWN: dict[str, Callable[[Entry], bool]] = {
     "broken: right preferred before, wrong after": lambda entry: entry.broken,
 }
 ORDERS: dict[str, Callable[[Entry], Any]] = {
-    "mended first": lambda entry: (not entry.mended, (entry.lead_after or 0.0) - (entry.lead_before or 0.0)),
+    "mended first": lambda entry: (not entry.mended, entry.change),
     "wrong chains preferred most": lambda entry: -(entry.lead_before if entry.lead_before is not None else -1e9),
     "longest first": lambda entry: -entry.longest,
     "question": lambda entry: entry.question_id,
@@ -103,9 +109,10 @@ class Candidates:
             raise NoRunError(f"{run.folder}: no finished run (nothing in sample/groups)")
 
     @cached_property
-    def after(self) -> dict[str, Evaluation]:
-        """By question, what the last model says of the held-out groups."""
-        return {evaluation.question_id: evaluation for evaluation in self.run.evaluations(self.run.models[-1])}
+    def after(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+        """By held-out question, the last model's scores of its right and of its wrong chains, each in the order of candidates."""
+        found = self.run.iter_evaluations(self.run.models[-1])
+        return {evaluation.question_id: (evaluation.positive_scores, evaluation.negative_scores) for evaluation in found}
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -135,7 +142,7 @@ class Candidates:
             wrong=sum(label == "negative" for label, _, _ in chains),
             longest=max((length for _, _, length in chains), default=0),
             lead_before=lead(scores["positive"], scores["negative"]),
-            lead_after=None if after is None else lead(after.positive_scores, after.negative_scores),
+            lead_after=None if after is None else lead(*after),
         )
 
     def chosen(self, by: Chosen) -> list[Entry]:
@@ -154,9 +161,7 @@ class Candidates:
     def scored(self, group: CandidateGroup) -> list[Scored]:
         """Its candidates, those first that the model preferred before."""
         after = self.after.get(group.question.question_id)
-        # In the order of the candidates, by label.
-        positive, negative = (iter(after.positive_scores), iter(after.negative_scores)) if after else (iter(()), iter(()))
-        of_label = {"positive": positive, "negative": negative}
+        of_label = dict(zip(("positive", "negative"), map(iter, after or ((), ())), strict=True))
         found = [
             Scored(candidate, candidate.score, next(of_label[candidate.label], None) if candidate.label in of_label else None)
             for candidate in group.candidates

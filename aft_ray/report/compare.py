@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from aft_ray.evaluation.measures import Measures, comparison, measure
+from aft_ray.evaluation.measures import Measures, comparison, measure, model_summary
 from aft_ray.report.found import FoundRun
 from aft_ray.report.page import p_value, points, with_interval
-from schemas import Evaluation
 
 
 def print_comparison(runs: Sequence[FoundRun], console: Console) -> None:
@@ -18,16 +17,25 @@ def print_comparison(runs: Sequence[FoundRun], console: Console) -> None:
         console.print("These runs have no task in common.")
     evaluations = [run.evaluations(run.models[-1]) for run in runs]
     for task in tasks:
-        console.print(task_table(task, runs, [[e for e in found if e.task == task] for found in evaluations]))
+        of_task = [{e.question_id: e for e in found if e.task == task} for found in evaluations]
+        common = [name for name in in_common(runs) if all(name in found for found in of_task)]
+        if common:
+            console.print(task_table(task, runs, [measure([found[name] for name in common]) for found in of_task]))
+        else:
+            console.print(f"{task}: no question in common.")
     if tasks:
         console.print("[dim]p: paired tests over the questions in common; assessment: of each run's own candidates[/]")
 
 
-def task_table(task: str, runs: Sequence[FoundRun], evaluations: Sequence[Sequence[Evaluation]]) -> Table:
-    common = set.intersection(*({evaluation.question_id for evaluation in found} for found in evaluations))
-    found = [measure([e for e in of_run if e.question_id in common]) for of_run in evaluations]
-    table = Table(title=f"{task}, {len(common):,} questions in common", title_justify="left")
-    k = min(measures.k for measures in found)
+def in_common(runs: Sequence[FoundRun]) -> list[str]:
+    """The held-out questions that are the same in all, by text too: an id is a number in a file."""
+    first, *others = [run.texts for run in runs]
+    return [name for name, text in first.items() if all(other.get(name) == text for other in others)]
+
+
+def task_table(task: str, runs: Sequence[FoundRun], found: Sequence[Measures]) -> Table:
+    table = Table(title=f"{task}, {len(found[0].right):,} questions in common", title_justify="left")
+    k = found[0].k if len({measures.k for measures in found}) == 1 else 0  # majorities of 6 and of 16 are not compared
     for name in (
         "run",
         "loss, seed",
@@ -43,7 +51,7 @@ def task_table(task: str, runs: Sequence[FoundRun], evaluations: Sequence[Sequen
 
 
 def row(run: FoundRun, task: str, first: Measures, measures: Measures, k: int) -> list[str]:
-    own = run.model(run.models[-1], task)
+    own = model_summary(run.models[-1], task, measures, run.summary["confidence"])
     compared = {} if measures is first else comparison(first, measures)
 
     def gain(name: str) -> str:

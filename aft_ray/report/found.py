@@ -7,10 +7,11 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from aft_ray.places import Place
+from aft_ray.losses import LOSSES, has_boundary, loss_function
+from aft_ray.places import Place, files_below
 from aft_ray.storage import read_manifest
 from aft_ray.training.job import TOLD
-from schemas import Evaluation, StageManifest, read_parquet
+from schemas import Evaluation, Question, StageManifest, iter_parquet
 
 
 class NoRunError(Exception):
@@ -89,18 +90,33 @@ class FoundRun:
         for manifest in self.manifests:
             if (self.folder / manifest.stage / TOLD).exists():
                 told = self._read(f"{manifest.stage}/{TOLD}")
-                yield Training(manifest.stage, told["step_seconds"], told["history"])
+                seconds, history = told["step_seconds"], told["history"]
+                if isinstance(seconds, float):  # of a training before its steps told theirs
+                    seconds = [seconds / max(1, len(history))] * len(history)
+                yield Training(manifest.stage, seconds, history)
 
     def evaluations(self, model: str) -> list[Evaluation]:
         """In the order of their questions, so that those of two models stand beside each other."""
-        found = read_parquet(self.folder / f"evaluate-{model}" / "evaluations", Evaluation)
-        return sorted(found, key=lambda evaluation: evaluation.question_id)
+        return sorted(self.iter_evaluations(model), key=lambda evaluation: evaluation.question_id)
+
+    def iter_evaluations(self, model: str) -> Iterator[Evaluation]:
+        folder = self.folder / f"evaluate-{model}" / "evaluations"
+        if not files_below(folder):
+            raise NoRunError(f"{self.folder}: no finished run (evaluate-{model} is missing)")
+        yield from iter_parquet(folder, Evaluation)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Of the held-out questions, by their ids, which are only numbers in a file."""
+        questions = iter_parquet(self.folder / "questions" / "questions.parquet", Question)
+        return {question.question_id: question.text for question in questions if question.split != "train"}
 
     @cached_property
     def beta(self) -> float | None:
-        """How far below its question's worst positive the boundary lies; None where it was found from the samples."""
-        beta = self.config["alignment"]["beta"]
-        return None if beta == "auto" else float(beta)
+        """How far below its question's worst positive the boundary lies; None: the loss has none, or one from samples."""
+        loss, beta = self.config["alignment"]["loss"], self.config["alignment"]["beta"]
+        bounded = loss in LOSSES and has_boundary(loss_function(loss))
+        return float(beta) if bounded and beta != "auto" else None
 
 
 def scores(evaluations: list[Evaluation]) -> tuple[list[float], list[float]]:

@@ -36,7 +36,7 @@ def write_or_tell(folder: Place, console: Console) -> None:
     try:
         write_report(folder)
     except Exception as error:
-        console.print(f"[yellow]No report: {error!r}. aft-ray report {folder} tries again.[/]", soft_wrap=True)
+        console.print(f"No report: {error!r}. aft-ray report {folder} tries again.", style="yellow", markup=False, soft_wrap=True)
 
 
 def page(run: FoundRun) -> str:
@@ -56,7 +56,7 @@ def page(run: FoundRun) -> str:
         stages=[stage_row(run, manifest) for manifest in run.manifests],
         config=json.dumps(run.config, indent=2),
         fingerprints={manifest.stage: manifest.fingerprint for manifest in run.manifests},
-        command=f"aft-ray run {shlex.quote(str(run.folder / 'config.json'))}",
+        command=f"aft-ray run {shlex.quote(str(run.folder / 'config.json'))} --name {run.name}-again",
     )
 
 
@@ -97,14 +97,16 @@ def measures(run: FoundRun, task: str) -> list[Row]:
         return [with_interval(value["mean"], value["ci"]) for value in of]
 
     k = min(model["k"] for model in models)
-    sampled = [
-        Row(f"majority of {k}", shares([model["majority"] for model in models]), gain("majority")),
-        Row(f"one of {k} right", shares([model["pass_at_k"][str(k)] for model in models]), gain("pass_at_k")),
-    ]
+    equal = k == max(model["k"] for model in models)
+    sampled = []
+    if k and equal:
+        sampled.append(Row(f"majority of {k}", shares([model["majority"] for model in models]), gain("majority")))
+    if k and all(str(k) in model["pass_at_k"] for model in models):
+        sampled.append(Row(f"one of {k} right", shares([model["pass_at_k"][str(k)] for model in models]), gain("pass_at_k")))
     assessed = [with_interval(m["assessment_accuracy"], m["assessment_accuracy_ci"]) for m in models]
     return [
         Row("accuracy, greedy", [with_interval(m["accuracy"], m["accuracy_ci"]) for m in models], gain("accuracy")),
-        *(sampled if k else []),
+        *sampled,
         Row("assessment accuracy", assessed, gain("assessment_accuracy")),
         Row("mean score of right chains", [number(m["mean_positive_score"]) for m in models]),
         Row("mean score of wrong chains", [number(m["mean_negative_score"]) for m in models]),

@@ -76,9 +76,10 @@ def accuracy(run: FoundRun) -> list[Picture]:
         in_percent(axes, "right answers")
         axes.legend(ncols=len(run.models), loc="upper left", bbox_to_anchor=(0, 1.16))
     for task in run.tasks:
-        of_task = [(name, run.model(name, task)) for name in run.models]
-        if not any(model["pass_at_k"] for _, model in of_task):
+        of_task = [(name, model) for name in run.models if (model := run.model(name, task))["pass_at_k"]]
+        if not of_task:
             continue
+        ks = sorted({int(k) for _, model in of_task for k in model["pass_at_k"]})
         says = f"Of {task}: the chance that one of k samples is right, and the vote of all; bands are {percent}."
         with drawn(f"Samples, {task}", says, made) as axes:
             for name, model in of_task:
@@ -91,7 +92,7 @@ def accuracy(run: FoundRun) -> list[Picture]:
                 if model["majority"]["mean"] is not None:
                     axes.plot([model["k"]], [model["majority"]["mean"]], "D", color=colour, label=f"{name}, maj@{model['k']}")
             axes.set_xscale("log", base=2)
-            axes.set_xticks(at, [str(k) for k in at])
+            axes.set_xticks(ks, [str(k) for k in ks])
             axes.set_xlabel("k, samples a question")
             in_percent(axes, "right")
             axes.legend()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, fields
+from functools import cache
 from urllib.parse import urlencode
 
 import uvicorn
@@ -51,14 +52,18 @@ def make_app(run: FoundRun) -> Starlette:
             )
         )
 
-    def report(_: Request) -> Response:
-        return HTMLResponse(report_page(run))
+    @cache
+    def report_text() -> str:
+        return report_page(run)
+
+    async def report(_: Request) -> Response:  # in one thread: matplotlib's settings are the process's
+        return HTMLResponse(report_text())
 
     # A name of its own that leads here would let a page of somebody else's read the answers.
     only_here = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return Starlette(routes=[Route("/", show), Route("/report", report)], middleware=[only_here])
 
 
-def serve(run: FoundRun, port: int) -> None:
+def serve(app: Starlette, port: int) -> None:
     """Until Ctrl-C."""
-    uvicorn.run(make_app(run), host=HOST, port=port, log_level="warning")
+    uvicorn.run(app, host=HOST, port=port, log_level="warning")

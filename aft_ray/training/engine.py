@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.utils import is_liger_kernel_available
 
@@ -67,15 +67,24 @@ def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
 
 def load_model(job: TrainingJob) -> PreTrainedModel:
     """With FlexAttention on a GPU, where the model has it; else with our attention over rows, where it can be given one."""
-    if job.resources.gpus_per_training_worker:
-        try:
-            return with_fused_kernels(read_model(job, attn_implementation="flex_attention"))
-        except ValueError as error:  # raised before a weight is read
-            logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
-    model = read_model(job)
-    if model.is_backend_compatible():
+    on_gpu = job.resources.gpus_per_training_worker > 0
+    flex = on_gpu and has_flex_attention(job)
+    model = read_model(job, **({"attn_implementation": "flex_attention"} if flex else {}))
+    if not flex and model.is_backend_compatible():
         model.set_attn_implementation(SHARED_PROMPT)
-    return model
+    return with_fused_kernels(model) if on_gpu else model
+
+
+def has_flex_attention(job: TrainingJob) -> bool:
+    """Of a model without weights, so that all ranks know before one reads."""
+    config = AutoConfig.from_pretrained(fetched(job.model.path, weights=False), trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config, attn_implementation="flex_attention", trust_remote_code=False)
+    except ValueError as error:
+        logging.getLogger(__name__).warning("No FlexAttention, so no packs of several questions: %s", error)
+        return False
+    return True
 
 
 def with_fused_kernels(model: PreTrainedModel) -> PreTrainedModel:

@@ -41,7 +41,10 @@ def load_divided(place: Place, dtype: torch.dtype, deepspeed_config: dict[str, A
         logging.getLogger(__name__).warning("%s: %s is not in its files: every worker reads the whole model", path, missing[0])
         return load_converted(fetched(place), dtype, deepspeed_config, **settings)
     for name, parameter in model.named_parameters():
-        fill(parameter, read(path / files[name], name) if reads else None)
+        try:
+            fill(parameter, read(path / files[name], name) if reads else None)
+        except ValueError as error:
+            raise ValueError(f"{path / files[name]}: {name}: {error}") from error
     kept = {name: buffer for name, buffer in model.named_buffers() if name in files}
     filled = from_rank_zero(lambda: {name: read(path / files[name], name) for name in kept})
     for name, buffer in kept.items():

@@ -15,7 +15,9 @@ from torch.nn.functional import pad
 
 
 def fill(parameter: Any, whole: Tensor | None) -> None:
-    """Give every rank its part of the tensor that rank 0 has. Called by all."""
+    """Give every rank its part of the tensor that rank 0 has. Called by all. Raises ValueError where it is of another shape."""
+    if whole is not None and whole.shape != parameter.ds_shape:
+        raise ValueError(f"{tuple(whole.shape)} in the file, {tuple(parameter.ds_shape)} by config.json")
     own_N = parameter.ds_tensor.data
     received_N = torch.empty(own_N.numel(), dtype=own_N.dtype, device=device_of_group())
     parts = None

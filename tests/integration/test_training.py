@@ -190,6 +190,20 @@ def test_bf16_follows_fp32_as_far_as_its_digits_go(groups_and_by_hand, tiny_llam
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
 
 
+def test_a_file_of_another_shape_than_its_config_is_refused_under_zero_3(tiny_llama, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] - 8}))
+    resources = ResourcesConfig(training_workers=0, zero_stage=3)
+    job = job_on([], model, tmp_path, resources)
+    prepare_environment(resources)
+    join_process_group(resources)
+    with pytest.raises(ValueError, match=r"embed_tokens.weight: .* in the file, .* by config.json"):
+        load_divided(model, torch.float32, deepspeed_config(job))
+    leave_process_group(resources)
+
+
 @pytest.mark.parametrize("load", [load_divided, load_converted])
 def test_under_zero_3_in_bf16_rotary_frequencies_keep_their_digits(load, tiny_llama, tmp_path):
     resources = ResourcesConfig(training_workers=0, zero_stage=3)

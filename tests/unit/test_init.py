@@ -93,6 +93,21 @@ def test_what_is_wrong_is_told_and_nothing_is_written(rows, told, here, tiny_lla
     assert [path.name for path in here.iterdir()] == ["mine.jsonl"]
 
 
+def test_files_that_are_there_are_never_overwritten(here, tiny_llama):
+    questions(here, "number")
+    (here / "mine.test.jsonl").write_text("mine")
+    refused = CliRunner().invoke(app, ["init", "mine.jsonl", "--model", str(tiny_llama)], env={"COLUMNS": "300"})
+    assert refused.exit_code == BAD_INPUT
+    assert (here / "mine.test.jsonl").read_text() == "mine"
+    assert not (here / "job.py").exists()
+
+
+def test_any_name_of_a_file_makes_a_name_of_a_run(here, tiny_llama):
+    questions(here, "number").rename(here / "_my questions (1).jsonl")
+    init("_my questions (1).jsonl", "--model", tiny_llama)
+    assert load_job(here / "job.py").name == "my-questions-1-"
+
+
 def test_a_job_file_that_is_there_is_left_alone(here, tiny_llama):
     questions(here, "number")
     (here / "job.py").write_text("mine")

@@ -1,6 +1,7 @@
 """The report of a run whose records are made by chance: what it says, that it needs no network, how it looks in a browser."""
 
 import html
+import io
 import json
 import random
 import re
@@ -10,17 +11,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from aft_ray.cli import BAD_INPUT, app
-from aft_ray.config import ModelConfig, RunConfig, TaskConfig
+from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TaskConfig
 from aft_ray.evaluation.summary import summarise
 from aft_ray.report.found import FoundRun, leads
-from aft_ray.report.page import page, write_report
-from schemas import Candidate, CandidateGroup, Evaluation, Question, StageManifest, write_parquet
+from aft_ray.report.page import page, write_or_tell, write_report
+from schemas import Candidate, CandidateGroup, Evaluation, Question, StageManifest, read_parquet, write_parquet
 
 TASKS = ("arithmetic", "longer")
-CHANCE = {"vft": 0.4, "aft": 0.7}
+CHANCE = {"vft": 0.4, "aft": 0.7, "aft-2": 0.8}
 
 
 def chain(index, right, rng):
@@ -30,14 +32,14 @@ def chain(index, right, rng):
     )  # fmt: skip
 
 
-def evaluation(model, task, number, rng):
+def evaluation(model, task, number, rng, samples=4, pairs=True):
     right = [rng.random() < CHANCE[model] for _ in range(4)]
     lead = 0.1 if model == "vft" else 0.4
     return Evaluation(
         question_id=f"{task}-{number:03}", task=task, model=model, greedy=chain(0, right[0], rng),
-        positive_scores=tuple(rng.gauss(-0.3, 0.1) for _ in range(2)),
-        negative_scores=tuple(rng.gauss(-0.3 - lead, 0.2) for _ in range(3)),
-        samples=tuple(chain(index, value, rng) for index, value in enumerate(right)),
+        positive_scores=tuple(rng.gauss(-0.3, 0.1) for _ in range(2 if pairs else 0)),
+        negative_scores=tuple(rng.gauss(-0.3 - lead, 0.2) for _ in range(3 if pairs else 0)),
+        samples=tuple(chain(index, value, rng) for index, value in enumerate(right[:samples])),
     )  # fmt: skip
 
 
@@ -64,18 +66,24 @@ def step(number, aligned):
     } | shares  # fmt: skip
 
 
-def made_run(folder: Path, name: str, seed: int) -> Path:
-    """The directory of a finished run, without models and candidates."""
+def made_run(folder: Path, name: str, seed: int, rounds=1, samples_after=4, pairs=True, loss="bc", beta=0.2) -> Path:
+    """The directory of a finished run, without models."""
     rng = random.Random(seed)
     part = TaskConfig(name="arithmetic", train_questions=8)
     task = TaskConfig(name="mixture", parts=(part, part.model_copy(update={"called": "longer"})))
-    config = RunConfig(name=name, model=ModelConfig(path=folder / "base"), task=task, seed=seed)
+    alignment = AlignmentConfig(loss=loss, beta=beta)
+    config = RunConfig(
+        name=name, model=ModelConfig(path=folder / "base"), task=task, seed=seed, rounds=rounds, alignment=alignment
+    )
     run = folder / name
     run.mkdir(parents=True)
     (run / "config.json").write_text(config.model_dump_json())
-    evaluations = {model: [evaluation(model, task, n, rng) for task in TASKS for n in range(80)] for model in CHANCE}
+    evaluations = {
+        model: [evaluation(model, t, n, rng, 4 if model == "vft" else samples_after, pairs) for t in TASKS for n in range(80)]
+        for model in list(CHANCE)[: 1 + rounds]
+    }
     stages = []
-    for stage in ("questions", "vft", "sample", "align", "evaluate-vft", "evaluate-aft"):
+    for stage in ("questions", "vft", "sample", "align", *(f"evaluate-{model}" for model in evaluations)):
         (run / stage).mkdir()
         counts = {"questions": 160, "dropped: no answer": 3}
         manifest = StageManifest(
@@ -91,6 +99,7 @@ def made_run(folder: Path, name: str, seed: int) -> Path:
         write_parquet(run / f"evaluate-{model}" / "evaluations" / "1.parquet", Evaluation, found)
     (run / "sample" / "groups").mkdir()
     groups = [group(of, number, rng) for number, of in enumerate(evaluations["aft"])]
+    write_parquet(run / "questions" / "questions.parquet", Question, [group.question for group in groups])
     for number in range(4):
         write_parquet(run / "sample" / "groups" / f"{number}.parquet", CandidateGroup, groups[number::4])
     (run / "summary.json").write_text(json.dumps(summarise(config, {"arithmetic"}, evaluations, stages)))
@@ -133,7 +142,7 @@ def test_the_page_says_what_was_measured(run):
         assert f"{compared['accuracy_gain'] * 100:+.1f} points, p {p}" in text
     assert "3 dropped: no answer" in text
     assert "2,000 tokens/s in steps" in text
-    assert f"aft-ray run {run / 'config.json'}" in text
+    assert f"aft-ray run {run / 'config.json'} --name by-chance-again" in text
     assert "longer, never trained on" in text
 
 
@@ -159,6 +168,42 @@ def test_pictures_take_their_ink_from_the_page(run):
     assert not re.search(r"(fill|stroke): #(000000|ffffff)", text)
 
 
+@pytest.mark.parametrize(
+    ("settings", "figures"),
+    [
+        ({"samples_after": 0}, 17),
+        ({"samples_after": 2}, 17),
+        ({"pairs": False}, 14),
+        ({"rounds": 2}, 17),
+        ({"loss": "dpo", "beta": 0.1}, 17),
+        ({"beta": "auto"}, 17),
+    ],
+)
+def test_a_run_of_any_kind_has_a_report(settings, figures, tmp_path):
+    text = page(FoundRun(made_run(tmp_path, "x", 1, **settings)))
+    assert text.count("<figure") == figures
+    assert ("boundary, -0.2" in text) == (
+        settings.get("loss", "bc") == "bc" and settings.get("beta") is None and "pairs" not in settings
+    )
+    assert ("majority of 4" in text) == ("samples_after" not in settings)
+
+
+def test_a_training_that_told_its_seconds_in_one_number_has_a_report(tmp_path):
+    folder = made_run(tmp_path, "x", 1)
+    told = json.loads((folder / "vft" / "training.json").read_text())
+    (folder / "vft" / "training.json").write_text(json.dumps(told | {"step_seconds": 6.0}))
+    assert "2,000 tokens/s in steps" in page(FoundRun(folder))
+
+
+def test_what_stands_in_the_way_of_a_report_is_told_and_ends_nothing(tmp_path):
+    folder = made_run(tmp_path, "x", 1)
+    shutil.rmtree(folder / "evaluate-aft" / "evaluations")
+    console = Console(file=io.StringIO(), width=300)
+    write_or_tell(folder, console)
+    assert "No report: NoRunError" in console.file.getvalue()
+    assert not (folder / "report.html").exists()
+
+
 def test_a_lead_is_above_the_worst_right_chain():
     of = Evaluation(question_id="q", task="t", model="m", greedy=None, positive_scores=(-1.0, -2.0), negative_scores=(-1.5, -3.0))
     assert leads([of, of.model_copy(update={"positive_scores": ()})]) == [0.5, -1.0]
@@ -178,6 +223,17 @@ def test_runs_are_compared_on_the_questions_in_common(run, tmp_path):
     assert "arithmetic, 80 questions in common" in told.output
     # Against itself a run has gained nothing.
     assert told.output.count("+0.0 points, p = 1.000") >= 2
+
+
+def test_questions_of_one_id_and_two_texts_are_not_compared(run, tmp_path):
+    other = made_run(tmp_path, "other", 1)
+    questions = read_parquet(other / "questions" / "questions.parquet", Question)
+    changed = [q.model_copy(update={"text": "Another?"}) if q.task == "longer" or n % 2 else q for n, q in enumerate(questions)]
+    write_parquet(other / "questions" / "questions.parquet", Question, changed)
+    told = CliRunner().invoke(app, ["compare", str(run), str(other)], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, told.output
+    assert "arithmetic, 40 questions in common" in told.output
+    assert "longer: no question in common" in told.output
 
 
 @pytest.mark.parametrize("command", [["report"], ["compare", "{run}"]])

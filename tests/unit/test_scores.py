@@ -15,7 +15,7 @@ from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.division import cost, global_batches, share_out
 from aft_ray.training.examples import alignment_examples, within
 from aft_ray.training.passes import run_passes
-from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures
+from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures, boundaries_of, by_question
 from schemas import Candidate, CandidateGroup, Question
 
 tokens = st.integers(3, 60)
@@ -230,3 +230,16 @@ def test_chains_that_are_too_long_are_left_out():
     example = Example("q", (1, 2), (Chain((1, 2, 3), "positive"), Chain((1,), "negative")))
     assert within([example], 4) == [Example("q", (1, 2), (Chain((1,), "negative"),))]
     assert within([example], 2) == []
+
+
+def test_a_boundary_is_under_the_worst_positive_or_the_one_that_was_found():
+    def question(roles, boundary=None):
+        return Example("q", (3,), tuple(Chain((4,), role) for role in roles), boundary=boundary)
+
+    scores_C = torch.tensor([-1.0, -2.0, -5.0, -3.0, -4.0])
+    batch = [question(["positive", "positive", "negative"]), question(["negative", "negative"])]
+    assert boundaries_of(by_question(scores_C, batch), 0.5).tolist() == [-2.5, torch.inf]
+    assert not boundaries_of(by_question(scores_C, batch), None).isfinite().any()
+    for found, expected in ((-3.0, -3.0), (-1.5, -2.0)):  # never above a positive
+        with_boundary = [replace(example, boundary=found) for example in batch]
+        assert boundaries_of(by_question(scores_C, with_boundary), None).tolist() == [expected, torch.inf]
