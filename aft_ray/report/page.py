@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from rich.console import Console
 
 from aft_ray.places import Place, write_atomically
@@ -39,15 +39,18 @@ def write_or_tell(folder: Place, console: Console) -> None:
         console.print(f"No report: {error!r}. aft-ray report {folder} tries again.", style="yellow", markup=False, soft_wrap=True)
 
 
+def template(name: str) -> Template:
+    """What is put into it is text, whatever it says."""
+    loader = PackageLoader("aft_ray.report", ".")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
 def page(run: FoundRun) -> str:
-    environment = Environment(loader=PackageLoader("aft_ray.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("page.html")
-    confidence = f"{run.summary['confidence']:.0%}"
-    return template.render(
+    return template("page.html").render(
         run=run,
         headlines=[headline(run, task) for task in run.tasks],
         tables=[(task, caption(run, task), measures(run, task)) for task in run.tasks],
-        confidence=confidence,
+        confidence=f"{run.summary['confidence']:.0%}",
         sections=[
             ("Accuracy", pictures.accuracy(run)),
             ("Scores of right and wrong chains", pictures.score_distributions(run)),

@@ -6,7 +6,6 @@ from functools import cache
 from urllib.parse import urlencode
 
 import uvicorn
-from jinja2 import Environment, PackageLoader
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -17,6 +16,7 @@ from starlette.routing import Route
 from aft_ray.report.candidates import ORDERS, SHOWN, Candidates, Chosen
 from aft_ray.report.found import FoundRun
 from aft_ray.report.page import page as report_page
+from aft_ray.report.page import template
 
 HOST = "127.0.0.1"
 ON_A_PAGE = 20
@@ -25,8 +25,7 @@ ON_A_PAGE = 20
 def make_app(run: FoundRun) -> Starlette:
     """Raises NoRunError where there is no finished run."""
     candidates = Candidates(run)
-    environment = Environment(loader=PackageLoader("aft_ray.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("candidates.html")
+    shown_by = template("candidates.html")
     entries = candidates.entries  # now, and not while somebody waits for the first page
     tasks, splits = (sorted({getattr(entry, name) for entry in entries}) for name in ("task", "split"))
 
@@ -39,7 +38,7 @@ def make_app(run: FoundRun) -> Starlette:
         on_page = found[(number - 1) * ON_A_PAGE : number * ON_A_PAGE]
         groups = candidates.groups(on_page)
         return HTMLResponse(
-            template.render(
+            shown_by.render(
                 run=run,
                 chosen=chosen,
                 options={"shown": list(SHOWN), "order": list(ORDERS), "task": ["", *tasks], "split": ["", *splits]},
