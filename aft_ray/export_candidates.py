@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from aft_ray.places import Place, fetched
@@ -35,6 +35,7 @@ def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     rows = [row for group in groups for row in ROWS[kind](group, tokenizer)]
     if not rows:
         raise ValueError(f"{run}: no {kind} of split {split}")
+    disable_progress_bars()
     data = Dataset.from_list(rows)
     write: dict[str, Callable[[str], object]] = {".jsonl": data.to_json, ".parquet": data.to_parquet}
     write.get(out.suffix, data.save_to_disk)(str(out))

@@ -1,7 +1,6 @@
 """`aft-ray init`: from a file of questions to a job file that runs."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,5 +138,6 @@ def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:
 
 
 def from_here(path: Path, out: Path) -> str:
-    """An expression for a path as seen from the job file, so that the folder can be moved."""
-    return f"HERE / {os.path.relpath(path, out.parent)!r}"
+    """An expression for a path: of what lies in the job file's folder as seen from there, so that the folder can be moved."""
+    folder, path = out.parent.absolute(), path.absolute()
+    return f"HERE / {str(path.relative_to(folder))!r}" if path.is_relative_to(folder) else f"Path({str(path)!r})"

@@ -119,7 +119,14 @@ def score_distributions(run: FoundRun) -> list[Picture]:
             low = pooled[len(pooled) // 100]  # the tail of a hundredth would leave the rest a line
             for values, colour, label in ((positive, POSITIVE, "right"), (negative, NEGATIVE, "wrong")):
                 shown = [max(value, low) for value in values]
-                axes.hist(shown, bins=BINS, range=(low, pooled[-1]), color=colour, alpha=0.6, label=f"{label}, {len(values):,}")
+                axes.hist(
+                    shown,
+                    bins=bins_for(pooled),
+                    range=(low, pooled[-1]),
+                    color=colour,
+                    alpha=0.6,
+                    label=f"{label}, {len(values):,}",
+                )
             axes.set_xlabel("s(c), nats a token")
             axes.set_ylabel("chains")
             axes.legend(loc="upper left")
@@ -132,8 +139,8 @@ def score_distributions(run: FoundRun) -> list[Picture]:
             for name, values in found.items():
                 shown = [min(max(value, low), high) for value in values]
                 above = sum(value > 0 for value in values) / len(values)
-                axes.hist(shown, bins=BINS, range=(low, high), histtype="stepfilled", color=colour_of(run, name), alpha=0.5,
-                          label=f"{name}, {above:.0%} above 0")  # fmt: skip
+                label = f"{name}, {above:.0%} above 0"
+                axes.hist(shown, bins=bins_for(pooled), range=(low, high), color=colour_of(run, name), alpha=0.5, label=label)
             axes.axvline(0, color=INK, linewidth=0.8)
             if run.beta is not None:
                 axes.axvline(-run.beta, color=INK, linewidth=0.8, linestyle="--", label=f"boundary, -{run.beta:g}")
@@ -141,6 +148,11 @@ def score_distributions(run: FoundRun) -> list[Picture]:
             axes.set_ylabel("wrong chains")
             axes.legend(loc="upper left")
     return made
+
+
+def bins_for(values: Sequence[float]) -> int:
+    """Of few values few, or a picture is a row of spikes."""
+    return min(BINS, max(8, len(values) // 8))
 
 
 def over_steps(training: Training) -> list[Picture]:
@@ -161,6 +173,7 @@ def over_steps(training: Training) -> list[Picture]:
                 axes.set_yscale("log")
                 for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                     set_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
             axes.set_xlabel("step")
             axes.set_ylabel(label)
             if len(known) > 1:
