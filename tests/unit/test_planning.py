@@ -68,6 +68,17 @@ def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, ques
     assert shape.layers * found.of_layer == pytest.approx(expected, rel=0.1)
 
 
+def test_on_a_gpu_a_layer_keeps_what_fused_kernels_keep(shapes):
+    """By hand, of Llama-2-7B in bf16: inputs and outputs of two norms, queries, keys, values, and attention's output, which lies as
+    the projection reads it; gate, up and their product; in fp32 a number a token of each norm, and one a head of attention."""
+    found = shapes["7b"].activations(group(256, 256, 7), 2, torch.bfloat16, on_gpu=True)
+    tokens = 2 * (256 + 7 * 256)
+    assert tokens % 128 == 0, "a pack is not padded then"
+    expected = tokens * (2 * (8 * 4096 + 3 * 11008) + 4 * (2 + 32))
+    assert found.of_layer == pytest.approx(expected, rel=0.01)
+    assert found.of_layer < shapes["7b"].activations(group(256, 256, 7), 2, torch.bfloat16).of_layer
+
+
 def test_tracing_needs_no_weights(shapes):
     assert {parameter.device.type for parameter in shapes["70b"].model.parameters()} == {"meta"}
     assert shapes["70b"].activations(group(256, 256, 7), 2, torch.bfloat16).of_layer > 0
