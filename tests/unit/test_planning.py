@@ -69,7 +69,7 @@ def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, ques
 
 
 def test_on_a_gpu_a_layer_keeps_what_fused_kernels_keep(shapes):
-    """By hand, of Llama-2-7B in bf16: inputs and outputs of two norms, queries, keys, values, and attention's output, which lies as
+    """By hand, of Llama-2-7B in bf16: inputs and outputs of two norms, queries, keys, values, attention's output, which lies as
     the projection reads it; gate, up and their product; in fp32 a number a token of each norm, and one a head of attention."""
     found = shapes["7b"].activations(group(256, 256, 7), 2, torch.bfloat16, on_gpu=True)
     tokens = 2 * (256 + 7 * 256)
