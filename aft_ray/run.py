@@ -6,10 +6,7 @@ A further round is sample-2 -> align-2 -> evaluate-aft-2, and so on, each from t
 """
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,17 +32,11 @@ from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
+from aft_ray.stages import Stage, ensure
 from aft_ray.storage import (
     alone_in,
     content_of,
-    differences,
-    fingerprint,
-    finish_interrupted,
     model_fingerprint,
-    read_manifest,
-    remove_leftovers,
-    stage_folder,
-    versions,
 )
 from aft_ray.tasks import BadInputError, make_tasks
 from aft_ray.training.job import TOLD, TrainingJob
@@ -60,19 +51,6 @@ from schemas import (
     read_parquet,
     write_parquet,
 )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage depends on, and how it is made: `make(folder)` fills the folder and returns counts for the manifest."""
-
-    name: str
-    settings: dict[str, Any]
-    inputs: tuple[str, ...]
-    make: Callable[[Place], dict[str, int]]
-    renew: Callable[[Place], dict[str, int]] | None = None
-    """Makes it from its last result, which is enough where nothing but the settings named in `renewable` have changed."""
-    renewable: tuple[str, ...] = ()
 
 
 class Run:
@@ -114,7 +92,7 @@ class Run:
         manifests: dict[str, StageManifest] = {}
         rows = []
         for stage in self.stages():
-            manifest, skipped = self.ensure(stage, manifests)
+            manifest, skipped = ensure(self.folder, stage, manifests, self.console)
             manifests[stage.name] = manifest
             rows.append(
                 {
@@ -180,45 +158,6 @@ class Run:
     def sampler(self, number: int) -> str:
         """The stage whose model is sampled in that round."""
         return "vft" if number == 1 else in_round("align", number - 1)
-
-    def ensure(self, stage: Stage, manifests: dict[str, StageManifest]) -> tuple[StageManifest, bool]:
-        """The stage's manifest, and whether it was there already."""
-        inputs = {name: manifests[name].fingerprint for name in stage.inputs}
-        wanted = fingerprint(stage.settings, inputs)
-        finish_interrupted(self.folder / stage.name, wanted)
-        found = read_manifest(self.folder / stage.name)
-        if found is not None and found.fingerprint == wanted:
-            remove_leftovers(self.folder / stage.name, wanted)
-            self.console.print(f"[green]✓[/] {stage.name:<13} done before")
-            return found, True
-        if found is not None:
-            changes = differences(found.settings, stage.settings)
-            changes += [f"{name} has changed" for name in inputs if found.inputs.get(name) != inputs[name]]
-            self.console.print(f"[yellow]↻[/] {stage.name:<13} again, because {'; '.join(changes)}", highlight=False)
-        make = stage.make
-        if found is not None and stage.renew is not None and found.inputs == inputs:
-            changed = {
-                name
-                for name in stage.settings.keys() | found.settings.keys()
-                if found.settings.get(name) != stage.settings.get(name)
-            }
-            make = stage.renew if changed <= set(stage.renewable) else stage.make
-        started = time.monotonic()
-        with stage_folder(self.folder / stage.name, wanted) as out:
-            counts = make(out)
-            manifest = StageManifest(
-                stage=stage.name,
-                fingerprint=wanted,
-                settings=stage.settings,
-                inputs=inputs,
-                counts=counts,
-                seconds=round(time.monotonic() - started, 3),
-                versions=versions(),
-            )
-            write_atomically(out / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
-        told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        self.console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{told}[/]", highlight=False)
-        return manifest, False
 
     def connect_for(self, demand: Demand) -> None:
         """Raises NotEnoughResourcesError where the cluster can never hold it; waits where it is full, or has to grow first."""

@@ -1,0 +1,159 @@
+"""Commands on jobs and runs: plan, run, report, compare, view, export."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from aft_ray.cli.app import RunArgument, app
+from aft_ray.cli.job import DOES_NOT_FIT, load_job, refuse, refuse_settings, run_job
+
+REST = {"allow_extra_args": True, "ignore_unknown_options": True}
+GpuName = Literal["l40s-48", "a100-40", "a100-80", "h100-80", "h200-141", "b200-180"]
+
+
+@app.command()
+def plan(
+    job: Annotated[Path, typer.Argument(help="a job file (jobs/*.py, with JOB = RunConfig(...)) or a YAML", show_default=False)],
+    model_config: Annotated[
+        Path | None, typer.Option(help="directory with the model's config.json, where the model itself is not here")
+    ] = None,
+    gpu: Annotated[GpuName, typer.Option(help="what a node has")] = "h100-80",
+    gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
+    host_gb: Annotated[float, typer.Option(help="memory of a node's host, GB")] = 1000.0,
+    price: Annotated[float | None, typer.Option(help="of a GPU, an hour")] = None,
+    training_utilisation: Annotated[float, typer.Option(help="of the GPU's peak FLOPs, in training", min=0.01, max=1)] = 0.35,
+    sampling_utilisation: Annotated[float, typer.Option(help="of the GPU's peak FLOPs, in sampling", min=0.001, max=1)] = 0.1,
+    questions: Annotated[int | None, typer.Option(help="to train on, where the task's files are not here", min=1)] = None,
+    held_out: Annotated[int | None, typer.Option(help="held out, likewise", min=1)] = None,
+    prompt_tokens: Annotated[float | None, typer.Option(help="mean of a prompt, likewise", min=1)] = None,
+    chain_tokens: Annotated[float | None, typer.Option(help="mean of a chain, likewise", min=1)] = None,
+) -> None:
+    """What a run will need: memory, machines, tokens, hours, price, and what does not fit with the nearest setting that does.
+
+    Needs no GPU and no weights. Exits with 3 where something does not fit.
+    """
+    from aft_ray.planning.gpus import GPUS
+    from aft_ray.planning.lengths import find_lengths
+    from aft_ray.planning.plan import Machine, make_plan
+    from aft_ray.planning.report import print_plan
+    from aft_ray.planning.shape import ModelShape
+    from aft_ray.tasks import BadInputError
+
+    console = Console()
+    try:
+        config = load_job(job)
+        shape = ModelShape(model_config or config.model.path)
+        lengths = find_lengths(config, questions, held_out, prompt_tokens, chain_tokens)
+    except ValidationError as error:
+        refuse_settings(error, console)
+    except (BadInputError, OSError, ValueError) as error:
+        refuse(str(error), console)
+    machine = Machine(GPUS[gpu], gpus_per_node, host_gb * 1e9, price, training_utilisation, sampling_utilisation)
+    made = make_plan(config, shape, lengths, machine)
+    print_plan(made, console)
+    if not made.fits:
+        sys.exit(DOES_NOT_FIT)
+
+
+@app.command(context_settings=REST)
+def run(
+    job: Annotated[
+        str, typer.Argument(help="a job file (JOB = RunConfig(...)), YAML, or a run's config.json", show_default=False)
+    ],
+    context: typer.Context,
+) -> None:
+    """Run a job to its end, or go on with one: `aft-ray run jobs/quickstart.py --alignment.beta 0.1`.
+
+    What follows the job are its settings (all of them: aft-ray run JOB -- --help). Exits with 2 where settings or input are
+    wrong, 130 or 143 where it was stopped, 1 where it failed; the same command goes on from there.
+    """
+    from aft_ray.places import place
+
+    console = Console()
+    try:
+        config = load_job(place(job))
+    except ValidationError as error:
+        refuse_settings(error, console)
+    except (OSError, ValueError) as error:
+        refuse(str(error), console)
+    sys.argv[0] = os.path.realpath(job)  # whose folder Ray's workers look into for modules, as for a script's
+    run_job(config, context.args)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write report.html of a finished run anew, and print where it is."""
+    from aft_ray.places import place
+    from aft_ray.report.found import NoRunError
+    from aft_ray.report.page import write_report
+
+    try:
+        print(write_report(place(run)))
+    except NoRunError as error:
+        refuse(str(error), Console())
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="directories of finished runs; the others are compared with the first")],
+) -> None:
+    """The last models of runs side by side, with paired tests on the questions that they have in common."""
+    from aft_ray.places import place
+    from aft_ray.report.compare import print_comparison
+    from aft_ray.report.found import FoundRun, NoRunError
+
+    console = Console()
+    if len(runs) < 2:
+        refuse("Two runs at least: aft-ray compare RUN RUN", console)
+    try:
+        print_comparison([FoundRun(place(run)) for run in runs], console)
+    except NoRunError as error:
+        refuse(str(error), console)
+
+
+@app.command()
+def view(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(help="on this machine", min=1, max=65535)] = 8333,
+) -> None:
+    """Browse the questions of a run and their chains, with their scores before and after alignment, in a browser. Ctrl-C ends it.
+
+    Only this machine can reach it; elsewhere: ssh -L 8333:127.0.0.1:8333 HOST.
+    """
+    from aft_ray.places import place
+    from aft_ray.report.found import FoundRun, NoRunError
+    from aft_ray.report.view import HOST, make_app, serve
+
+    console = Console()
+    try:
+        app_of_run = make_app(FoundRun(place(run)))
+        console.print(f"http://{HOST}:{port}")
+        serve(app_of_run, port)
+    except NoRunError as error:
+        refuse(str(error), console)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    kind: Annotated[
+        Literal["preference", "prompt-completion", "messages"],
+        typer.Option("--as", help="pairs for DPO; right chains for SFT; conversations", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="FILE.jsonl, FILE.parquet, or a directory for datasets", show_default=False)],
+    split: Annotated[str, typer.Option(help="of the questions")] = "train",
+) -> None:
+    """Write the candidates of a run's first round as a data set that other trainers take: TRL's, OpenAI's, datasets'."""
+    from aft_ray.export_candidates import export_candidates
+    from aft_ray.places import place
+
+    try:
+        number = export_candidates(place(run), kind, split, out)
+    except (OSError, ValueError) as error:
+        refuse(str(error), Console())
+    print(f"{out}: {number:,} rows")

@@ -1,0 +1,63 @@
+"""A stage of a run: skipped when its result is there and still valid, else made, whole or not at all."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from aft_ray.places import Place, write_atomically
+from aft_ray.storage import differences, fingerprint, finish_interrupted, read_manifest, remove_leftovers, stage_folder, versions
+from schemas import StageManifest
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage depends on, and how it is made: `make(folder)` fills the folder and returns counts for the manifest."""
+
+    name: str
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    make: Callable[[Place], dict[str, int]]
+    renew: Callable[[Place], dict[str, int]] | None = None
+    """Makes it from its last result, which is enough where nothing but the settings named in `renewable` have changed."""
+    renewable: tuple[str, ...] = ()
+
+
+def ensure(folder: Place, stage: Stage, manifests: dict[str, StageManifest], console: Console) -> tuple[StageManifest, bool]:
+    """The stage's manifest, and whether it was there already."""
+    inputs = {name: manifests[name].fingerprint for name in stage.inputs}
+    wanted = fingerprint(stage.settings, inputs)
+    finish_interrupted(folder / stage.name, wanted)
+    found = read_manifest(folder / stage.name)
+    if found is not None and found.fingerprint == wanted:
+        remove_leftovers(folder / stage.name, wanted)
+        console.print(f"[green]✓[/] {stage.name:<13} done before")
+        return found, True
+    if found is not None:
+        changes = differences(found.settings, stage.settings)
+        changes += [f"{name} has changed" for name in inputs if found.inputs.get(name) != inputs[name]]
+        console.print(f"[yellow]↻[/] {stage.name:<13} again, because {'; '.join(changes)}", highlight=False)
+    make = stage.make
+    if found is not None and stage.renew is not None and found.inputs == inputs:
+        changed = {
+            name for name in stage.settings.keys() | found.settings.keys() if found.settings.get(name) != stage.settings.get(name)
+        }
+        make = stage.renew if changed <= set(stage.renewable) else stage.make
+    started = time.monotonic()
+    with stage_folder(folder / stage.name, wanted) as out:
+        counts = make(out)
+        manifest = StageManifest(
+            stage=stage.name,
+            fingerprint=wanted,
+            settings=stage.settings,
+            inputs=inputs,
+            counts=counts,
+            seconds=round(time.monotonic() - started, 3),
+            versions=versions(),
+        )
+        write_atomically(out / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{told}[/]", highlight=False)
+    return manifest, False
