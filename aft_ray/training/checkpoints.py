@@ -8,6 +8,7 @@ format (https://www.deepspeed.ai/tutorials/universal-checkpointing/).
 import hashlib
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -113,16 +114,45 @@ def newest_whole_checkpoint(job: TrainingJob) -> Iterator[Resumable | None]:
         yield None
         return
     saved_by = about(chosen).world_size
-    with chosen.as_directory() as folder:
-        bound = job.resources.zero_stage > 0 and saved_by != context.get_world_size()
-        if not bound:
+    bound_to_ranks = job.resources.zero_stage > 0
+    if not bound_to_ranks or saved_by == context.get_world_size():
+        with own_part(chosen, job) as folder:
             yield Resumable(folder, latest(folder), universal=False)
-            return
+        return
+    with chosen.as_directory() as folder:
         mine = tempfile.TemporaryDirectory(prefix=local_name(job)) if context.get_local_rank() == 0 else nullcontext("")
         with mine as own:
             converted = on_each_node(lambda: convert(folder, own))
             yield Resumable(converted, latest(folder) + "_universal", universal=True)
             torch.distributed.barrier()  # before the converted one is removed
+
+
+@contextmanager
+def own_part(checkpoint: Any, job: TrainingJob) -> Iterator[str]:
+    """The checkpoint as this rank needs it: on a disk that all see as it is, of a store only what this rank reads.
+
+    DeepSpeed looks whether the other ranks' files are there, without reading them: they are there, and empty.
+    """
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    if isinstance(checkpoint.filesystem, LocalFileSystem):
+        yield checkpoint.path
+        return
+    with tempfile.TemporaryDirectory(prefix=local_name(job)) as folder:
+        for entry in entries(checkpoint):
+            file = Path(folder) / Path(entry.path).relative_to(checkpoint.path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if entry.is_file and of_rank(file.name) in (None, torch.distributed.get_rank()):
+                copy_files(entry.path, str(file), checkpoint.filesystem, LocalFileSystem())
+            elif entry.is_file:
+                file.touch()
+        yield folder
+
+
+def of_rank(name: str) -> int | None:
+    """Whose part of a ZeRO checkpoint a file is; None where it is everybody's."""
+    found = re.search(r"zero_pp_rank_(\d+)_", name)
+    return None if found is None else int(found[1])
 
 
 def local_name(job: TrainingJob) -> str:

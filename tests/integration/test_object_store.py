@@ -1,5 +1,6 @@
 """A run directory in an object store: a real S3 server (moto's) on this machine, real requests over HTTP."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -15,10 +16,21 @@ from upath import UPath
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
 
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
 from aft_ray.places import atomic_file, fetched, files_below, make_folder, place, remove, write_atomically
+from aft_ray.progress import Counter
 from aft_ray.sampling.commits import committed
+from aft_ray.sampling.engine import EngineSettings
+from aft_ray.sampling.stream import label_candidates
 from aft_ray.storage import Lease, TwoRunsError, alone_in, finish_interrupted, read_manifest, stage_folder
+from aft_ray.tasks import TASKS
+from aft_ray.tasks.arithmetic import generate
+from aft_ray.training.job import TrainingJob
+from aft_ray.training.trainer import run_training
 from schemas import CandidateGroup, Question, StageManifest, count_rows, read_parquet, write_parquet
+from tests.conftest import tokenized
 
 MANIFEST = StageManifest(stage="s", fingerprint="f", settings={}, inputs={}, counts={}, seconds=1.0, versions={})
 
@@ -180,42 +192,52 @@ def test_a_model_is_fetched_once(bucket, tiny_llama, tmp_path, monkeypatch):
     assert fetched(model) == whole
 
 
-def test_ray_data_and_ray_train_write_there(bucket, ray_session, tiny_llama):
-    """Questions from the store, trained on two workers with checkpoints, the model exported and its groups written there."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
-    from aft_ray.progress import Counter
-    from aft_ray.sampling.engine import EngineSettings
-    from aft_ray.sampling.stream import label_candidates
-    from aft_ray.tasks import TASKS
-    from aft_ray.tasks.arithmetic import generate
-    from aft_ray.training.job import TrainingJob
-    from aft_ray.training.trainer import run_training
-    from tests.conftest import tokenized
-
+def training_job(folder, tiny_llama, resources: ResourcesConfig) -> TrainingJob:
+    """Of eight questions in the store, four steps, with a checkpoint after the second."""
     questions = tokenized(generate("train", 8, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
-    folder = bucket / "runs" / "d"
     write_parquet(folder / "questions" / "questions.parquet", Question, questions)
-    job = TrainingJob(
+    return TrainingJob(
         model=ModelConfig(path=tiny_llama, precision="fp32"),
         training=TrainingConfig(learning_rate=1e-3, epochs=2, questions_per_step=4, steps_per_checkpoint=2),
-        resources=ResourcesConfig(training_workers=1, zero_stage=2),
+        resources=resources,
         seed=0,
         task_weights={},
         records=folder / "questions",
         out=folder / "vft",
         counter=None,
     )
-    run_training(job)
+
+
+def test_ray_data_and_ray_train_write_there(bucket, ray_session, tiny_llama):
+    """Questions from the store, trained on with checkpoints, the model exported and its groups written there."""
+    folder = bucket / "runs" / "d"
+    run_training(training_job(folder, tiny_llama, ResourcesConfig(training_workers=1, zero_stage=2)))
     assert list((folder / "vft" / "checkpoints").glob("checkpoint_*"))
     model = fetched(folder / "vft" / "model")
     assert AutoModelForCausalLM.from_pretrained(model).config.model_type == "llama"
-    group = CandidateGroup(question=questions[0], candidates=(), model="m", seed=0, temperature=1, top_p=1, max_new_tokens=1)
+    (asked, *_) = read_parquet(folder / "questions", Question)
+    group = CandidateGroup(question=asked, candidates=(), model="m", seed=0, temperature=1, top_p=1, max_new_tokens=1)
     write_parquet(folder / "given.parquet", CandidateGroup, [group])
     settings = EngineSettings(
         model=ModelConfig(path=tiny_llama), model_fingerprint="m", tasks=TASKS, sampling=SamplingConfig(),
         labelling=LabellingConfig(), resources=ResourcesConfig(), seed=0,
     )  # fmt: skip
     label_candidates(folder / "given.parquet", folder / "groups", settings, Counter.remote())
-    assert [found.question for found in read_parquet(folder / "groups", CandidateGroup)] == [questions[0]]
+    assert [found.question for found in read_parquet(folder / "groups", CandidateGroup)] == [asked]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_training_goes_on_from_there_each_rank_with_its_own_part(zero_stage, bucket, ray_session, tiny_llama):
+    folder = bucket / "runs" / f"g{zero_stage}"
+    job = training_job(folder, tiny_llama, ResourcesConfig(training_workers=2, zero_stage=zero_stage))
+    run_training(job)
+    first = (job.out / "model" / "model.safetensors").read_bytes()
+    before = json.loads((job.out / "training.json").read_text())
+    remove(job.out / "model")
+    (job.out / "training.json").unlink()
+    run_training(job)
+    told = json.loads((job.out / "training.json").read_text())
+    assert told["history"] == before["history"]
+    assert told["step_seconds"][:2] == before["step_seconds"][:2], "begun anew"
+    assert (job.out / "model" / "model.safetensors").read_bytes() == first
