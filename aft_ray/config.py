@@ -241,6 +241,12 @@ def least_zero_stage(offload: str) -> int:
     return {"nothing": 0, "optimizer": 1, "optimizer+parameters": 3}[offload]
 
 
+class TrackingConfig(Settings):
+    """Who else is told of a run while it goes on. Their own settings are their own environment variables (docs/tracking.md)."""
+
+    to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field((), description="any of tensorboard, mlflow, wandb")
+
+
 class RunConfig(Settings):
     """A whole run."""
 
@@ -261,6 +267,7 @@ class RunConfig(Settings):
     )
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _a_chain_fits(self) -> "RunConfig":

@@ -1,57 +1,140 @@
-"""Progress of a stage: what the actors and workers count, drawn as a bar on a terminal, as plain lines elsewhere."""
+"""Progress of a stage: what the actors and workers count, drawn as a bar on a terminal, as plain lines elsewhere.
+
+The driver looks at it twice a second; whoever else wants to know (metrics.py, tracking.py) is told of each look.
+"""
 
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from aft_ray.cluster import beside_the_driver
+from aft_ray.sampling.heartbeat import SECONDS_BETWEEN_BEATS
 
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_LINES = 0.5, 15.0
+SECONDS_OF_RATE = 600.0
+SECONDS_WITHOUT_BEAT = 3 * SECONDS_BETWEEN_BEATS
+Measures = dict[str, float | None]
 
 
-@ray.remote(num_cpus=0)
-class Counter:
-    """How far a stage is. Lives on the cluster, so that any actor can count."""
+@dataclass(frozen=True)
+class Look:
+    """What is known of a stage at a moment. None: nothing, or it has no such thing."""
 
-    def __init__(self) -> None:
-        self.done, self.total, self.note = 0, 0, ""
+    done: int
+    total: int
+    acceptance: float | None
+    """Share of right chains among those checked since this start of the run."""
+    engines: int | None
+    latest: Measures
+    """Of the last step of a training."""
+    steps: tuple[tuple[int, Measures], ...]
+    """Of a training, since the last look."""
+    rate: float | None = None
+    """Units a second."""
 
-    def add(self, done: int) -> None:
-        self.done += done
+    def __str__(self) -> str:
+        found = []
+        if self.rate is not None:
+            found.append(f"{self.rate:.1f}/s" if self.rate >= 10 else f"{self.rate:.2g}/s")
+        if self.rate and self.done <= self.total:
+            found.append(f"{timedelta(seconds=round((self.total - self.done) / self.rate))} left")
+        if self.acceptance is not None:
+            found.append(f"{self.acceptance:.0%} right")
+        if self.engines is not None:
+            found.append(f"{self.engines} engine{'' if self.engines == 1 else 's'}")
+        if (loss := self.latest.get("loss")) is not None:
+            found.append(f"loss {loss:.3f}")
+        return ", ".join(found)
 
-    def put(self, done: int, total: int, note: str) -> None:
-        self.done, self.total, self.note = done, total, note
 
-    def read(self) -> tuple[int, int, str]:
-        return self.done, self.total, self.note
+class Tally:
+    """How far a stage is."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.done, self.total, self.checked, self.right = 0, 0, 0, 0
+        self.latest: Measures = {}
+        self.steps: list[tuple[int, Measures]] = []
+        self.heard: dict[str, float] = {}
+
+    def add(self, done: int, checked: int = 0, right: int = 0) -> None:
+        """Questions, and of their chains those that were checked and those that were right."""
+        self.done, self.checked, self.right = self.done + done, self.checked + checked, self.right + right
+
+    def put(self, done: int, total: int, measures: Measures) -> None:
+        """A step of a training, and what is known of it."""
+        self.done, self.total, self.latest = done, total, measures
+        if measures:
+            self.steps.append((done, measures))
+
+    def beat(self, engine: str) -> None:
+        self.heard[engine] = self.clock()
+
+    def look(self) -> Look:
+        """Each step is handed out once."""
+        steps, self.steps = tuple(self.steps), []
+        alive = sum(self.clock() - heard < SECONDS_WITHOUT_BEAT for heard in self.heard.values())
+        return Look(
+            done=self.done,
+            total=self.total,
+            acceptance=self.right / self.checked if self.checked else None,
+            engines=alive if self.heard else None,
+            latest=self.latest,
+            steps=steps,
+        )
+
+
+Counter: Any = ray.remote(num_cpus=0)(Tally)
+"""On the cluster, so that any actor can count."""
+
+
+class Pace:
+    """Units a second over the last minutes, from the first that was done on: an engine takes long to start, and a run that goes
+    on begins with what it finds done."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.looks: deque[tuple[float, int]] = deque()
+
+    def at(self, done: int) -> float | None:
+        if not done:
+            return None
+        if self.looks and done < self.looks[-1][1]:  # training goes on from a checkpoint
+            self.looks.clear()
+        now = self.clock()
+        self.looks.append((now, done))
+        while now - self.looks[0][0] > SECONDS_OF_RATE:
+            self.looks.popleft()
+        since, before = self.looks[0]
+        return (done - before) / (now - since) if now > since else None
+
+
+Listener = Callable[[str, Look, bool], None]
+"""Of a stage, at every look; whether it is the stage's last."""
 
 
 class StageProgress:
     """`with StageProgress(console, "sample", total, "questions") as counter:` draws until the block ends."""
 
-    def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
-        self.console, self.stage, self.total, self.unit = console, stage, total, unit
+    def __init__(self, console: Console, stage: str, total: int, unit: str, listeners: Sequence[Listener] = ()) -> None:
+        self.console, self.stage, self.total, self.unit, self.listeners = console, stage, total, unit, listeners
+        self.pace = Pace()
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._draw, daemon=True)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> ActorHandle[Any]:
-        self.counter = Counter.options(scheduling_strategy=beside_the_driver()).remote()  # type: ignore[attr-defined]
-        self.started = time.monotonic()
+        self.counter = Counter.options(scheduling_strategy=beside_the_driver()).remote()
         self.thread.start()
         return self.counter
 
@@ -60,45 +143,49 @@ class StageProgress:
         self.thread.join()
         ray.kill(self.counter)
 
-    def _draw(self) -> None:
-        if self.console.is_terminal:
-            self._draw_bar()
-        else:
-            self._print_lines()
+    def _watch(self) -> None:
+        with self._bar() if self.console.is_terminal else self._lines() as draw:
+            last = False
+            while not last:
+                last = self.ended.wait(SECONDS_BETWEEN_LOOKS)
+                look = self._look()
+                if look is not None:
+                    draw(look)
+                    for listener in self.listeners:
+                        listener(self.stage, look, last)
 
-    def _draw_bar(self) -> None:
+    def _look(self) -> Look | None:
+        """None where the counter cannot be reached just now."""
+        try:
+            look: Look = ray.get(self.counter.look.remote(), timeout=10)
+        except ray.exceptions.RayError:
+            return None
+        return replace(look, total=look.total or self.total, rate=self.pace.at(look.done))
+
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[Look], None]]:
         columns = (
             SpinnerColumn(),
             TextColumn(f"{self.stage:<14}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{self.unit} {{task.fields[rate]}}"),
+            TextColumn(self.unit),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[told]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as bars:
-            bar = bars.add_task(self.stage, total=self.total or None, rate="", note="")
-            while not self.ended.wait(SECONDS_BETWEEN_LOOKS):
-                done, total, note = self._look()
-                bars.update(bar, completed=done, total=total or None, rate=self._rate(done), note=note)
+            bar = bars.add_task(self.stage, total=self.total or None, told="")
+            yield lambda look: bars.update(bar, completed=look.done, total=look.total or None, told=str(look))
 
-    def _print_lines(self) -> None:
+    @contextmanager
+    def _lines(self) -> Iterator[Callable[[Look], None]]:
         last = time.monotonic()
-        while not self.ended.wait(SECONDS_BETWEEN_LOOKS):
-            if time.monotonic() - last < SECONDS_BETWEEN_LINES:
-                continue
-            last = time.monotonic()
-            done, total, note = self._look()
-            left = f", {(total - done) * (last - self.started) / done:.0f} s left" if 0 < done <= total else ""
-            self.console.print(f"{self.stage:<14} {done}/{total} {self.unit} {self._rate(done)}{left} {note}".rstrip())
 
-    def _look(self) -> tuple[int, int, str]:
-        try:
-            done, total, note = ray.get(self.counter.read.remote(), timeout=10)
-        except ray.exceptions.RayError:
-            return 0, self.total, "counter not reachable"
-        return done, total or self.total, note
+        def draw(look: Look) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                line = f"{self.stage:<14} {look.done}/{look.total} {self.unit} {look}"
+                self.console.print(line.rstrip(), highlight=False)
 
-    def _rate(self, done: int) -> str:
-        return f"{done / (time.monotonic() - self.started):.1f}/s"
+        yield draw

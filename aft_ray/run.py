@@ -23,22 +23,20 @@ from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
 from aft_ray.losses import loss_function, needs_reference
+from aft_ray.metrics import Gauges
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
 from aft_ray.preflight import check_boundary, check_context, check_loss, check_model, check_writable
-from aft_ray.progress import StageProgress
+from aft_ray.progress import Listener, StageProgress
 from aft_ray.report.page import write_or_tell
 from aft_ray.sampling.commits import committed
 from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
-from aft_ray.stages import Stage, ensure
-from aft_ray.storage import (
-    alone_in,
-    content_of,
-    model_fingerprint,
-)
+from aft_ray.stages import Stage, ensure, fingerprint_of_last
+from aft_ray.storage import alone_in, content_of, model_fingerprint
 from aft_ray.tasks import BadInputError, make_tasks
+from aft_ray.tracking import Tracking, check_installed
 from aft_ray.training.job import TOLD, TrainingJob
 from aft_ray.training.trainer import run_training, score_references
 from schemas import (
@@ -68,6 +66,7 @@ class Run:
         check_context(config)
         check_loss(config.alignment)
         check_this_machine(config.resources)
+        check_installed(config.tracking)
         self.tasks = make_tasks(config.task)
         tokenizer = AutoTokenizer.from_pretrained(model)
         found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
@@ -81,19 +80,25 @@ class Run:
         self.folder = absolute(config.runs_dir / config.name)
         check_writable(self.folder)
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
+        self.listeners: list[Listener] = [Gauges(config.name)]
 
     def execute(self) -> dict[str, Any]:
         """All stages, then the summary, which is written to summary.json and returned, and report.html."""
         with alone_in(self.folder):
-            return self.execute_stages()
+            stages = self.stages()
+            local = self.folder if isinstance(self.folder, Path) else self.logs
+            with Tracking(self.config, self.folder, local, fingerprint_of_last(stages), self.console) as tracking:
+                self.listeners.append(tracking)
+                return self.execute_stages(stages, tracking)
 
-    def execute_stages(self) -> dict[str, Any]:
+    def execute_stages(self, stages: list[Stage], tracking: Tracking) -> dict[str, Any]:
         write_atomically(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
         manifests: dict[str, StageManifest] = {}
         rows = []
-        for stage in self.stages():
+        for stage in stages:
             manifest, skipped = ensure(self.folder, stage, manifests, self.console)
             manifests[stage.name] = manifest
+            tracking.log_training(self.folder / stage.name)
             rows.append(
                 {
                     "name": stage.name,
@@ -113,6 +118,7 @@ class Run:
             stages=rows,
         )
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        tracking.log_summary(summary)
         write_or_tell(self.folder, self.console)
         return summary
 
@@ -163,6 +169,9 @@ class Run:
         """Raises NotEnoughResourcesError where the cluster can never hold it; waits where it is full, or has to grow first."""
         connect(self.logs)
         wait_for_room(demand, self.console)
+
+    def progress(self, stage: str, total: int, unit: str) -> StageProgress:
+        return StageProgress(self.console, stage, total, unit, self.listeners)
 
     def make_questions(self, out: Place) -> dict[str, int]:
         write_parquet(out / "questions.parquet", Question, self.questions)
@@ -217,7 +226,7 @@ class Run:
     ) -> dict[str, int]:
         if not (out / TOLD).exists():  # killed between the end of a training and that of its stage, a run has it already
             self.connect_for(training_demand(self.config.resources))
-            with StageProgress(self.console, stage, 0, "steps") as counter:
+            with self.progress(stage, 0, "steps") as counter:
                 run_training(self.training_job(training, start, records, out, counter, seed, references))
         remove(out / "checkpoints")
         counts: dict[str, int] = json.loads((out / TOLD).read_text())["counts"]
@@ -227,7 +236,7 @@ class Run:
         self.connect_for(training_demand(self.config.resources))
         remove(out / "scores")  # of other ranks, perhaps
         records, scores = self.folder / in_round("sample", number) / "groups", make_folder(out / "scores")
-        with StageProgress(self.console, in_round("reference", number), 0, "passes") as counter:
+        with self.progress(in_round("reference", number), 0, "passes") as counter:
             score_references(self.training_job(self.config.alignment, self.start_of(number), records, scores, counter))
         remove(scores / "checkpoints")
         scored = read_parquet(scores, ReferenceScores)
@@ -259,7 +268,7 @@ class Run:
         """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
         self.connect_for(sampling_demand(self.config.resources))
         groups, settings = make_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
-        with StageProgress(self.console, in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
+        with self.progress(in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
             counter.add.remote(len(committed(groups)))
             given = self.label_given(number, out, settings, counter)
             sample_candidates(self.folder / "questions", groups, settings, counter, given, train_only=number > 1)
@@ -277,7 +286,7 @@ class Run:
         connect(self.logs)
         stage, settings = in_round("sample", number), self.engine_settings(self.sampler(number), number)
         groups = make_folder(out / "groups")
-        with StageProgress(self.console, stage, len(self.asked_in(number)), "questions labelled") as counter:
+        with self.progress(stage, len(self.asked_in(number)), "questions labelled") as counter:
             # Those from the file anew: a function of the user's may have taken the place of the rewards that they came with.
             given = self.label_given(number, out, settings, counter)
             label_candidates(self.folder / stage / "groups", groups, settings, counter, but=given)
@@ -301,7 +310,7 @@ class Run:
         self.connect_for(sampling_demand(self.config.resources))
         evaluations, settings = make_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
         held_out = sum(question.split != "train" for question in self.questions)
-        with StageProgress(self.console, in_round("evaluate-aft", number), held_out, "questions") as counter:
+        with self.progress(in_round("evaluate-aft", number), held_out, "questions") as counter:
             counter.add.remote(len(committed(evaluations)))
             sampled = self.config.evaluation.samples
             evaluate_model(self.folder / "sample" / "groups", evaluations, settings, counter, sampled)

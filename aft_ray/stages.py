@@ -1,7 +1,7 @@
 """A stage of a run: skipped when its result is there and still valid, else made, whole or not at all."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,14 @@ class Stage:
     renew: Callable[[Place], dict[str, int]] | None = None
     """Makes it from its last result, which is enough where nothing but the settings named in `renewable` have changed."""
     renewable: tuple[str, ...] = ()
+
+
+def fingerprint_of_last(stages: Sequence[Stage]) -> str:
+    """As its manifest will have it: of all that it depends on."""
+    found: dict[str, str] = {}
+    for stage in stages:
+        found[stage.name] = fingerprint(stage.settings, {name: found[name] for name in stage.inputs})
+    return found[stages[-1].name]
 
 
 def ensure(folder: Place, stage: Stage, manifests: dict[str, StageManifest], console: Console) -> tuple[StageManifest, bool]:

@@ -76,8 +76,8 @@ def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
         stands = folder / "stands"
 
         class TimedActor(stream.SamplingActor):
-            def __init__(self, settings: Any, attempts: Any) -> None:
-                super().__init__(settings, attempts)
+            def __init__(self, settings: Any, attempts: Any, counter: Any) -> None:
+                super().__init__(settings, attempts, counter)
                 run = self.engine._run
 
                 async def without_end(ids: Any, parameters: Any) -> Any:

@@ -105,7 +105,7 @@ def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, 
         told = folder / "told"
 
         class SleepingActor(stream.SamplingActor):
-            def __init__(self, settings: EngineSettings, attempts: Any) -> None:
+            def __init__(self, settings: EngineSettings, attempts: Any, counter: Any) -> None:
                 self.settings = settings
                 self.engine = SleepingEngine(slots, latency, told)  # type: ignore[assignment]
                 self.asking = Asking(attempts, 3, stream.id_of_question, self.sample, self.give_up)
@@ -115,7 +115,7 @@ def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, 
         ids = [f"{i:08}" for i in range(number)]  # a run's driver holds its questions, so these are not counted
         with Most() as most:
             started = time.time()
-            stream.sample_candidates(folder / "questions", folder / "groups", settings, Counter.remote())  # type: ignore[attr-defined]
+            stream.sample_candidates(folder / "questions", folder / "groups", settings, Counter.remote())
             seconds = time.time() - started
             records = each_once(ids, iter_parquet(folder / "groups", CandidateGroup), lambda group: group.question.question_id)
             counts = count_labels(records)

@@ -19,6 +19,7 @@ from aft_ray.places import Place, for_ray_data
 from aft_ray.sampling.attempts import Asking, Attempts, start_or_end
 from aft_ray.sampling.commits import committed, without
 from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, request_seed
+from aft_ray.sampling.heartbeat import keep_beating
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
 # Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
@@ -34,10 +35,11 @@ class SamplingActor:
     samples is evaluated with no engine but this one.
     """
 
-    def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any]) -> None:
+    def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any], counter: ActorHandle[Any]) -> None:
         self.settings = settings
         self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_question, self.sample, self.give_up)
+        keep_beating(counter)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         yield to_table(CandidateGroup, await self.asking.ask_all(from_table(Question, table)))
@@ -79,11 +81,12 @@ class SamplingActor:
 class EvaluationActor:
     """Labelled CandidateGroup -> Evaluation: the model's own greedy chain, its scores of the given candidates, k samples."""
 
-    def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any], sampled: bool) -> None:
+    def __init__(self, settings: EngineSettings, attempts: ActorHandle[Any], counter: ActorHandle[Any], sampled: bool) -> None:
         self.settings = settings
         self.sampled = sampled
         self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_group, self.evaluate, self.give_up)
+        keep_beating(counter)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         yield to_table(Evaluation, await self.asking.ask_all(from_table(CandidateGroup, table)))
@@ -167,7 +170,7 @@ def sample_candidates(
         table = without(table, done)
         return table.filter(pc.equal(table["split"], "train")) if train_only else table
 
-    _label_into(_through_pool(_rows(questions, wanted, settings), SamplingActor, settings), out, settings, counter)
+    _label_into(_through_pool(_rows(questions, wanted, settings), SamplingActor, settings, counter), out, settings, counter)
 
 
 def label_candidates(
@@ -199,7 +202,8 @@ def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, 
             label_group(group, settings.tasks[group.question.task], settings.labelling)
             for group in from_table(CandidateGroup, table)
         ]
-        counter.add.remote(len(labelled))
+        verdicts = [candidate.verdict for group in labelled for candidate in group.candidates]
+        counter.add.remote(len(labelled), checked=len(verdicts), right=verdicts.count("right"))
         return to_table(CandidateGroup, labelled)
 
     path, filesystem = for_ray_data(out)
@@ -217,24 +221,25 @@ def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter:
         return table.filter(pc.not_equal(pc.struct_field(table["question"], "split"), "train"))
 
     def count(table: pa.Table) -> pa.Table:
-        counter.add.remote(len(table))
+        verdicts = pc.struct_field(table["greedy"], "verdict").drop_null().to_pylist()
+        counter.add.remote(len(table), checked=len(verdicts), right=verdicts.count("right"))
         return table
 
-    stream = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, sampled=sampled)
+    stream = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, counter, sampled=sampled)
     stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
     path, filesystem = for_ray_data(out)
     stream.write_parquet(path, filesystem=filesystem, write_page_checksum=True)
 
 
 def _through_pool(
-    rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, **options: Any
+    rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, counter: ActorHandle[Any], **options: Any
 ) -> ray.data.Dataset:
     smallest, largest = settings.resources.sampling_actors
     attempts = ray.remote(num_cpus=0)(Attempts).options(scheduling_strategy=beside_the_driver()).remote()
     gpus = settings.resources.gpus_per_sampling_actor
     return rows.map_batches(
         actor,
-        fn_constructor_kwargs={"settings": settings, "attempts": attempts} | options,
+        fn_constructor_kwargs={"settings": settings, "attempts": attempts, "counter": counter} | options,
         batch_format="pyarrow",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(

@@ -42,7 +42,7 @@ def reference_worker(settings: dict[str, Any]) -> None:
             scored = {chain.index: next(scores) * len(chain.token_ids) for chain in example.chains}
             found[example.question_id] = found.get(example.question_id, {}) | scored
         if job.counter is not None and context.get_world_rank() == 0:
-            job.counter.put.remote(number, len(passes), "")
+            job.counter.put.remote(number, len(passes), {})
     sizes = {group.question.question_id: len(group.candidates) for group in groups}
     records = [
         ReferenceScores(question_id=question_id, log_likelihoods=tuple(by_index.get(i) for i in range(sizes[question_id])))

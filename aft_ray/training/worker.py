@@ -63,12 +63,13 @@ def train_steps(engine: Any, batches: list[list[Example]], progress: Progress, j
         progress.step += 1
         progress.step_seconds.append(time.monotonic() - started)
         progress.history.append(measures | rate)
+        speed = {"tokens_per_second": rate["tokens"] / progress.step_seconds[-1]}
         if not all_finite(measures):
             if rank == 0:
                 tell_divergence(job.out, progress.step, measures, batch)
             return False
         if rank == 0 and job.counter is not None:
-            job.counter.put.remote(progress.step, len(batches), f"loss {measures['loss']:.3f}")
+            job.counter.put.remote(progress.step, len(batches), measures | rate | speed)
         if clock.says_save(progress.step) and progress.step < len(batches):
             save(engine, progress, job, clock)
     return True

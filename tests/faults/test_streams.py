@@ -132,7 +132,7 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
     actors.mkdir()
 
     class Slow(stream.SamplingActor):
-        def __init__(self, settings, attempts):
+        def __init__(self, settings, attempts, counter):
             self.settings = settings
             (actors / str(os.getpid())).touch()
 
@@ -144,7 +144,8 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCKS_IN_FLIGHT", 2)
     pool = settings(sampling_actors=(1, 4), cpus_per_sampling_actor=0.25)
     rows = stream._rows(tmp_path / "groups", lambda table: table, pool)
-    stream._label_into(stream._through_pool(rows, Slow, pool), tmp_path / "out", pool, Counter.remote())
+    counter = Counter.remote()
+    stream._label_into(stream._through_pool(rows, Slow, pool, counter), tmp_path / "out", pool, counter)
     assert labelled_once(ids, tmp_path / "out")
     started = [int(file.name) for file in actors.iterdir()]
     assert 1 < len(started) <= 4

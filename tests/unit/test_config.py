@@ -19,6 +19,7 @@ def test_the_command_line_overrides_one_field_and_leaves_the_job_s_others():
     assert config.alignment.beta == 0.3
     assert config.task.references == 7
     assert config.resources.sampling_actors == (2, 3)
+    assert parse(JOB, ["--tracking.to", '["tensorboard"]']).tracking.to == ("tensorboard",)
 
 
 def test_yaml_overrides_the_job_and_the_command_line_overrides_yaml(tmp_path):
@@ -54,6 +55,7 @@ def test_the_environment_sets_nothing(monkeypatch):
         (["--alignment.beta", "automatic"], "alignment.beta"),
         (["--rounds", "0"], "rounds"),
         (["--resources.zero_stage", "4"], "resources.zero_stage"),
+        (["--tracking.to", '["comet"]'], "tracking.to"),
         (["--resources.offload", "optimizer+parameters"], "needs a zero_stage of at least 3, this is 2"),
         (["--resources.sampling_actors", "[3,1]"], "resources"),
         (["--name", "../elsewhere"], "name"),
