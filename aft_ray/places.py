@@ -77,8 +77,11 @@ def upload(local: Path, to: Place) -> None:
     """A local file, which is whole at its place or not there."""
     if isinstance(to, Path):
         staging = to.with_name(f".{to.name}.partial")
-        shutil.copyfile(local, staging)
-        staging.replace(to)
+        try:
+            shutil.copyfile(local, staging)
+            staging.replace(to)
+        finally:
+            staging.unlink(missing_ok=True)
     else:
         to.fs.put_file(str(local), to.path)
 

@@ -5,6 +5,7 @@ checkpoints of rows of its own, `ray.data.checkpoint`; they keep a second list o
 its own, and hold a CPU that the reader of a small machine needs. Here the rows themselves are the list.)
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,12 +21,30 @@ from schemas import Record
 R = TypeVar("R", bound=Record)
 
 
+def commit(table: pa.Table, folder: Place, stream: str) -> None:
+    """A block's rows as a file of their own, of which there is at least one.
+
+    Its name is the same where Ray makes the block again, and never that of another stream's, which may have outlived its driver.
+    """
+    first = hashlib.sha256(question_ids(table)[0].as_py().encode()).hexdigest()[:16]
+    write_whole(table, folder / f"{stream}-{first}.parquet")
+
+
+def write_whole(table: pa.Table, file: Place) -> None:
+    """As Parquet with sums over its pages, whole at its place or not there."""
+    with tempfile.NamedTemporaryFile() as made:
+        pq.write_table(table, made.name, write_page_checksum=True)
+        upload(Path(made.name), file)
+
+
 def committed(folder: Place) -> pa.Array:
     """The ids (strings) of the questions whose rows stand in the Parquet files of `folder`, of which each then stands there once.
 
     What a killed writer left is removed, and what a disk has changed since. Of a question written twice, by a stream that
     outlived its driver, the first row stays.
     """
+    for half in folder.glob(".*.partial"):
+        half.unlink(missing_ok=True)
     found: set[str] = set()
     files: list[Place] = list(folder.glob("*.parquet"))
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
@@ -40,9 +59,7 @@ def committed(folder: Place) -> pa.Array:
         ids = question_ids(table).to_pylist()
         again = [question_id in found for question_id in ids]
         if any(again):
-            with tempfile.NamedTemporaryFile() as shorter:
-                pq.write_table(table.filter(pc.invert(pa.array(again))), shorter.name, write_page_checksum=True)
-                upload(Path(shorter.name), file)
+            write_whole(table.filter(pc.invert(pa.array(again))), file)
         found.update(ids)
     return pa.array(sorted(found), pa.string())
 

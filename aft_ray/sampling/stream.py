@@ -4,6 +4,7 @@ A question with all its candidates is one row from end to end, so a block is wri
 """
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,9 @@ from ray.actor import ActorHandle
 from aft_ray.cluster import beside_the_driver
 from aft_ray.config import SamplingConfig
 from aft_ray.labelling import check_candidate, label_group
-from aft_ray.places import Place, for_ray_data
+from aft_ray.places import Place, for_ray_data, make_folder
 from aft_ray.sampling.attempts import Asking, Attempts, start_or_end
-from aft_ray.sampling.commits import committed, without
+from aft_ray.sampling.commits import commit, committed, without
 from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, request_seed
 from aft_ray.sampling.heartbeat import keep_beating
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
@@ -206,10 +207,7 @@ def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, 
         counter.add.remote(len(labelled), checked=len(verdicts), right=verdicts.count("right"))
         return to_table(CandidateGroup, labelled)
 
-    path, filesystem = for_ray_data(out)
-    groups.map_batches(label, batch_format="pyarrow", batch_size=None).write_parquet(
-        path, filesystem=filesystem, write_page_checksum=True
-    )
+    _write_blocks(groups, label, out)
 
 
 def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
@@ -225,10 +223,26 @@ def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter:
         counter.add.remote(len(table), checked=len(verdicts), right=verdicts.count("right"))
         return table
 
-    stream = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, counter, sampled=sampled)
-    stream = stream.map_batches(count, batch_format="pyarrow", batch_size=None)
-    path, filesystem = for_ray_data(out)
-    stream.write_parquet(path, filesystem=filesystem, write_page_checksum=True)
+    evaluations = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, counter, sampled=sampled)
+    _write_blocks(evaluations, count, out)
+
+
+def _write_blocks(blocks: ray.data.Dataset, work: Callable[[pa.Table], pa.Table], out: Place) -> None:
+    """Each block, as `work` makes it, in a file of its own.
+
+    Ray Data's own write_parquet holds on to a reference a block until its end, and so to what Ray keeps of how that block came
+    to be: 50 KB of the driver's memory each, which for a million questions is a gigabyte.
+    """
+    folder, stream = make_folder(out), uuid.uuid4().hex
+
+    def write(table: pa.Table) -> pa.Table:
+        made = work(table)
+        if len(made):
+            commit(made, folder, stream)
+        return pa.table({"rows": [len(made)]})
+
+    for _ in blocks.map_batches(write, batch_format="pyarrow", batch_size=None).iter_batches(batch_size=None):
+        pass
 
 
 def _through_pool(
