@@ -1,13 +1,13 @@
-# make quickstart | test | check: each first makes what it needs, an environment in .venv from requirements/cpu.txt.
+# make quickstart | test | check | docs: each first makes what it needs, an environment in .venv from requirements/cpu.txt.
 PYTHON ?= python3
 TORCH  := $(shell sed -n 's/^ *"torch==\(.*\)",/\1/p' pyproject.toml)
 READY  := .venv/.ready
 COMPILE = .venv/bin/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header pyproject.toml
 
-LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev \
+LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev --extra docs \
        --override requirements/overrides.txt --no-emit-package torch -o requirements/cpu.txt
 
-.PHONY: quickstart test chaos check lock gpu-resolves
+.PHONY: quickstart test chaos check docs lock gpu-resolves
 
 quickstart: $(READY)
 	@.venv/bin/python jobs/quickstart.py
@@ -24,6 +24,10 @@ check: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The site, site/docs/index.html: needs no network, to be made or to be read. A link that leads nowhere is an error.
+docs: $(READY)
+	.venv/bin/sphinx-build -W --keep-going -E -q -c docs . site
 
 $(READY): pyproject.toml requirements/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("aft-ray needs Python 3.11 or newer, this is " + sys.version)'

@@ -1,7 +1,6 @@
 """Every loss against its formula written as a loop over candidates (fp64, autograd), and what must hold of it."""
 
 import math
-import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from aft_ray.config import AlignmentConfig
 from aft_ray.losses import LOSSES, bound_loss, has_boundary, loss_function, needs_reference, options_of
 from aft_ray.losses.groups import ScoredGroups
 
@@ -381,18 +379,6 @@ def test_options_reach_the_loss_and_beta_only_those_with_a_boundary():
 def test_what_is_no_loss_or_no_option_is_refused_by_name(name, options):
     with pytest.raises(ValueError, match=next(iter(options), name)):
         bound_loss(name, BETA, options)
-
-
-def test_a_loss_of_the_user_s_own_as_the_docs_have_it(tmp_path, monkeypatch):
-    docs = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
-    (tmp_path / "my_losses.py").write_text(re.search(r"```python\n(# my_losses.py.*?)```", docs, re.DOTALL)[1])
-    monkeypatch.syspath_prepend(tmp_path)
-    assert AlignmentConfig(loss="my_losses:hinge", options={"margin": 0.2}).loss == "my_losses:hinge"
-    group = [
-        {"score": s, "label": label, "rank": rank, "tokens": 5, "reference": 0.0, "reward": math.nan}
-        for s, label, rank in [(-1.0, "positive", 1), (-1.05, "negative", 2), (-1.5, "negative", 2)]
-    ]
-    assert bound_loss("my_losses:hinge", BETA, {"margin": 0.2})(scored(group)).item() == pytest.approx((0.15 + 0) / 2)
 
 
 def test_the_docs_name_every_loss_and_option():
