@@ -134,24 +134,22 @@ def test_what_is_named_in_passing_is_there(page):
     """Files, settings, commands and their options, in running text and tables."""
     for token in tokens(page):
         for code in (child.content for child in token.children or () if child.type == "code_inline"):
-            words = code.removeprefix(".venv/bin/").split()
-            if not words:
-                continue
-            if words[0] == "aft-ray" and len(words) > 1:
-                options = {option for p in commands_of_aft_ray()[words[1]].params for option in p.opts}
-                assert {word for word in words if word.startswith("--")} <= options, code
-            elif words[0] == "python" and words[1].endswith(".py"):
-                assert (ROOT / words[1]).is_file(), code
-            elif words[0] == "make":
-                assert_make(words[1:])
-            elif setting := re.match(rf"(?:--)?((?:{'|'.join(RunConfig.model_fields)})\.[a-z_.]+)", code):
-                assert any(name.startswith(setting[1]) for name in names_of(RunConfig)), code
-            elif re.fullmatch(r"[\w-]+/[\w./-]+\.(py|md|yaml)", code) and code not in files_that_pages_make():
-                assert any((ROOT / within / code).is_file() for within in (".", "aft_ray", "tests")), code
+            match code.removeprefix(".venv/bin/").split():
+                case ["aft-ray", command, *rest] if not command.startswith("--"):
+                    options = {option for p in commands_of_aft_ray()[command].params for option in p.opts}
+                    assert {word for word in rest if word.startswith("--")} <= options, code
+                case ["python", script, *_] if script.endswith(".py"):
+                    assert (ROOT / script).is_file(), code
+                case ["make", *targets]:
+                    assert_make(targets)
+                case [name, *_] if setting := re.match(rf"(?:--)?((?:{'|'.join(RunConfig.model_fields)})\.[a-z_.]+)", name):
+                    assert any(known.startswith(setting[1]) for known in names_of(RunConfig)), code
+                case [file] if re.fullmatch(r"[a-z_]+/[a-z0-9_/]+\.(py|md|yaml)", file) and file not in files_that_pages_make():
+                    assert any((ROOT / within / file).is_file() for within in (".", "aft_ray", "tests")), code
 
 
 def files_that_pages_make() -> set[str]:
-    return {name for page in PAGES for name in re.findall(r"`([\w./-]+)`:\n\n```", (ROOT / page).read_text())}
+    return {name for page in PAGES for name in re.findall(r"`([\w/-]+\.\w+)`:\n\n```", (ROOT / page).read_text())}
 
 
 def test_the_tree_of_the_readme_is_that_of_the_repository():
@@ -197,7 +195,7 @@ class Reader:
     def read(self, page: str) -> None:
         found = tokens(page)
         for place, token in enumerate(found):
-            name = re.search(r"`([\w./-]+)`:$", text_before(found, place))
+            name = re.search(r"`([\w/-]+\.\w+)`:$", text_before(found, place))
             if token.type == "code_block":
                 self.type(token.content)
             elif token.type == "fence" and name:
@@ -302,21 +300,27 @@ def assert_make(targets: list[str]) -> None:
         assert re.search(rf"^\.PHONY:.*\b{target}\b", MAKEFILE, re.MULTILINE), target
 
 
-@each_page
-def test_a_reader_can_do_what_the_page_says(page, reader):
-    reader.read(page)
-
-
-def test_labels_are_those_that_the_text_leads_one_to_expect(reader):
-    reader.read("docs/data.md")
+def labels_are_what_the_text_leads_one_to_expect(_: Path) -> None:
     rows = [json.loads(line) for line in Path("labelled.jsonl").read_text().splitlines()]
     assert [(row["verdict"], row["extracted"]) for row in rows] == [("right", "18"), ("wrong", "9")]
 
 
-def test_candidates_are_read_as_they_are_shown(reader, tiny_llama):
-    reader.read("docs/candidates.md")
-    (row,) = values_of(Path("candidates.jsonl").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+def candidates_are_read_as_they_are_shown(model: Path) -> None:
+    file = Path("candidates.jsonl")
+    row, tokenizer = json.loads(file.read_text()), AutoTokenizer.from_pretrained(model)
     asked = Question(question_id="q", task="gsm8k", split="train", text=row["question"], gold="18", reference=None)
-    (group,) = read_given(Path("candidates.jsonl"), tokenized([asked], tokenizer), tokenizer, chat=False)
+    (group,) = read_given(file, tokenized([asked], tokenizer), tokenizer, chat=False)
     assert [candidate.text for candidate in group.candidates] == [shown["text"] for shown in row["candidates"]]
+
+
+WHAT_THEN_HOLDS = {
+    "docs/data.md": labels_are_what_the_text_leads_one_to_expect,
+    "docs/candidates.md": candidates_are_read_as_they_are_shown,
+}
+
+
+@each_page
+def test_a_reader_can_do_what_the_page_says(page, reader, tiny_llama):
+    reader.read(page)
+    if page in WHAT_THEN_HOLDS:
+        WHAT_THEN_HOLDS[page](tiny_llama)
