@@ -84,7 +84,7 @@ def commands() -> str:
     """By Typer's own generator of such pages."""
     command = [sys.executable, "-m", "typer", "aft_ray.cli", "utils", "docs", "--name", "aft-ray"]
     made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return "\n" + made.partition("\n")[2]  # without its title
+    return made[made.index("\n## ") :]  # without what --help prints, whose lines are cut
 
 
 PAGES = {"docs/reference/config": settings, "docs/reference/records": records, "docs/reference/cli": commands}
