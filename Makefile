@@ -28,6 +28,7 @@ check: $(READY)
 # The site, site/docs/index.html: needs no network, to be made or to be read. A link that leads nowhere is an error.
 docs: $(READY)
 	.venv/bin/sphinx-build -W --keep-going -E -q -c docs . site
+	@echo site/docs/index.html
 
 $(READY): pyproject.toml requirements/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("aft-ray needs Python 3.11 or newer, this is " + sys.version)'

@@ -24,10 +24,15 @@ def settings() -> str:
 
 def parts(prefix: str, model: Schema, models: Schema) -> Iterator[str]:
     """A part of the configuration, and behind it those within it; a list of parts (task.parts) is named and not repeated."""
-    within = {name: models[field["$ref"].rpartition("/")[2]] for name, field in model["properties"].items() if "$ref" in field}
-    yield section(f"`{prefix.rstrip('.')}`" if prefix else "The run", prefix, model, within)
-    for name, part in within.items():
-        yield from parts(f"{prefix}{name}.", part, models)
+    yield section(f"`{prefix.rstrip('.')}`" if prefix else "The run", prefix, model)
+    for name, field in model["properties"].items():
+        for one in (field, *field.get("anyOf", ())):
+            if "$ref" in one:
+                yield from parts(f"{prefix}{name}.", models[model_of(one)], models)
+
+
+def model_of(field: Schema) -> str:
+    return str(field["$ref"]).rpartition("/")[2]
 
 
 def records() -> str:
@@ -35,14 +40,13 @@ def records() -> str:
     return "".join(section(f"`{name}`", "", model) for name, model in schema["$defs"].items() if "properties" in model)
 
 
-def section(title: str, prefix: str, model: Schema, but: Schema | None = None) -> str:
+def section(title: str, prefix: str, model: Schema) -> str:
     required = model.get("required", [])
     rows = [
         f"| `{prefix}{name}` | {kind(field)} | {default(field) if name not in required else ''} | {meaning(field)} |"
         for name, field in model["properties"].items()
-        if name not in (but or {})
     ]
-    table = ["| name | kind | unless told | meaning |", "|---|---|---|---|", *rows] if rows else []
+    table = ["| name | kind | unless told | meaning |", "|---|---|---|---|", *rows]
     return "\n".join([f"\n## {title}\n", model.get("description", "").partition("\n")[0], "", *table, ""])
 
 
@@ -53,7 +57,7 @@ def meaning(field: Schema) -> str:
 def kind(field: Schema) -> str:
     """What a value may be, in words, from its JSON schema."""
     if "$ref" in field:
-        return f"`{field['$ref'].rpartition('/')[2]}`"
+        return f"`{model_of(field)}`"
     if "anyOf" in field:
         return ", or ".join(kind(one) for one in field["anyOf"])
     if "enum" in field or "const" in field:
@@ -71,7 +75,11 @@ def default(field: Schema) -> str:
     value = field.get("default")
     if value is None:
         return "none"
-    return "empty" if value in ([], {}) else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    if value in ([], {}):
+        return "empty"
+    if isinstance(value, dict):
+        return "see below"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def shown(bound: float) -> str:

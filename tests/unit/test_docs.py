@@ -1,8 +1,9 @@
 """README and docs do what they say: the site builds, every link leads somewhere, every command and every block works.
 
-A reader goes through each page from top to bottom, in an empty folder. Blocks that are files are written, and commands go to a
-real shell, whose programs only note how they were called. What was called is then done in this process, up to where Ray would
-start: of runs the settings are read, and another run's directory stands for what they leave (tests/integration has a real one).
+A reader goes through each page from top to bottom, in a folder like a clone. Blocks that are files are written, and commands go
+to a real shell, whose programs only note how they were called. What was called is then done in this process, up to where Ray
+would start: of runs the settings are read, and another run's directory stands for what they leave (tests/integration has a real
+one).
 """
 
 import doctest
@@ -18,7 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, UnionType
+from typing import Union, get_args, get_origin
 
 import pytest
 from markdown_it import MarkdownIt
@@ -116,10 +118,11 @@ def test_the_reference_has_every_setting_record_and_command(site):
 def names_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every setting by its whole name."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from names_of(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+        yield prefix + name
+        kinds = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else (field.annotation,)
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from names_of(kind, f"{prefix}{name}.")
 
 
 def commands_of_aft_ray():
