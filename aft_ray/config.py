@@ -140,9 +140,19 @@ class SamplingConfig(Settings):
     top_p: Share = 1.0
     max_prompt_tokens: Positive = Field(512, description="a question whose prompt is longer is not asked, and counted")
     max_new_tokens: Positive = Field(256, description="a chain is cut off there")
-    candidates_file: Path | None = Field(
-        None, description="chains with ranks or rewards for training questions, which are then not sampled (docs/candidates.md)"
+    sample_from: Literal["vft", "base"] = Field(
+        "vft", description="the model that the first round samples; VFT is left out where nothing needs it"
     )
+    candidates_file: Path | None = Field(
+        None, description="chains from elsewhere for training questions, which are then not sampled (docs/candidates.md)"
+    )
+    only_given: bool = Field(False, description="train on the questions of candidates_file alone, and sample no others")
+
+    @model_validator(mode="after")
+    def _something_is_given(self) -> "SamplingConfig":
+        if self.only_given and self.candidates_file is None:
+            raise ValueError("only_given needs a candidates_file")
+        return self
 
 
 class LabellingConfig(Settings):

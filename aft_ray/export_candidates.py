@@ -7,6 +7,7 @@ messages             messages: a question and a right chain as a conversation, a
 Formats: https://huggingface.co/docs/trl/dataset_formats and https://platform.openai.com/docs/guides/supervised-fine-tuning
 """
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from aft_ray.places import Place, fetched
+from aft_ray.places import Place, fetched, place
 from aft_ray.tasks.base import body
 from schemas import Candidate, CandidateGroup, Question, iter_parquet
 
@@ -30,7 +31,7 @@ def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     """
     if out.suffix not in ("", ".jsonl", ".parquet"):
         raise ValueError(f"{out}: expected a name that ends in .jsonl or .parquet, or a directory's")
-    tokenizer = AutoTokenizer.from_pretrained(fetched(run / "vft" / "model", weights=False))
+    tokenizer = AutoTokenizer.from_pretrained(fetched(model_of(run), weights=False))
     groups = (group for group in iter_parquet(run / "sample" / "groups", CandidateGroup) if group.question.split == split)
     rows = [row for group in groups for row in ROWS[kind](group, tokenizer)]
     if not rows:
@@ -40,6 +41,13 @@ def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     write: dict[str, Callable[[str], object]] = {".jsonl": data.to_json, ".parquet": data.to_parquet}
     write.get(out.suffix, data.save_to_disk)(str(out))
     return len(rows)
+
+
+def model_of(run: Place) -> Place:
+    """One whose tokenizer the run has; all of its models have the same."""
+    if (run / "vft" / "model").is_dir():
+        return run / "vft" / "model"
+    return place(json.loads((run / "config.json").read_text())["model"]["path"])
 
 
 def preferences(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:

@@ -8,8 +8,8 @@ from aft_ray.config import AlignmentConfig, RunConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function
 from aft_ray.places import Place, fetched, make_folder
 from aft_ray.sampling.engine import longest_request
-from aft_ray.tasks import BadInputError
-from schemas import CandidateGroup, Question
+from aft_ray.tasks import BadInputError, QuestionSet
+from schemas import Question
 
 
 def check_loss(alignment: AlignmentConfig) -> None:
@@ -52,11 +52,23 @@ def check_writable(folder: Place) -> None:
         raise BadInputError([f"{folder}: {told}"]) from None
 
 
-def check_boundary(alignment: AlignmentConfig, questions: Sequence[Question], given: Sequence[CandidateGroup]) -> None:
-    """Raises BadInputError where the boundary is to be found from sampled chains and none will be sampled."""
-    train = {question.question_id for question in questions if question.split == "train"}
-    needed = alignment.beta == "auto" and has_boundary(loss_function(alignment.loss))
-    if needed and train <= {group.question.question_id for group in given}:
+def check_splits(found: QuestionSet, train: bool, held_out: bool) -> None:
+    """Raises BadInputError where there are no questions of a split that is needed."""
+    if (train and not found.train) or (held_out and not found.held_out):
+        needs = "both" if train and held_out else "training questions" if train else "held-out questions"
+        raise BadInputError([f"{len(found.train)} training and {len(found.held_out)} held-out questions: this needs {needs}"])
+
+
+def check_references(train: Sequence[Question]) -> None:
+    """Raises BadInputError where VFT has nothing to train on."""
+    if not any(question.reference for question in train):
+        told = "no training question has a reference, a chain of thought to learn from by VFT"
+        raise BadInputError([f"{told}: give some, or go without VFT by sampling.sample_from and alignment.start_from: base"])
+
+
+def check_boundary(alignment: AlignmentConfig, samples_for_training: bool) -> None:
+    """Raises BadInputError where the boundary is to be found from sampled chains and no training question will be sampled."""
+    if alignment.beta == "auto" and has_boundary(loss_function(alignment.loss)) and not samples_for_training:
         told = "auto finds the boundary from sampled candidates, and all of these are given: set a number, as in 0.2"
         raise BadInputError([f"alignment.beta: {told}"])
 

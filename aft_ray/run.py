@@ -3,13 +3,16 @@
 questions -> vft -> sample -> align, then evaluate-vft and evaluate-aft on the held-out groups of `sample`; the VFT model's own
 evaluation comes out of the sampling. Before align, reference where the loss needs log-likelihoods that the sampler has not given.
 A further round is sample-2 -> align-2 -> evaluate-aft-2, and so on, each from the model of the round before.
+
+A stage that nothing needs is left out: VFT where its model is neither sampled nor aligned. Where all candidates to train on are
+given, `sample` labels them, and `held-out` samples the questions of the evaluation, for which alignment need not wait.
 """
 
 import json
 from collections import Counter
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray.actor import ActorHandle
 from rich.console import Console
@@ -22,20 +25,28 @@ from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.labelling import count_labels
-from aft_ray.losses import loss_function, needs_reference
 from aft_ray.metrics import Gauges
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
-from aft_ray.preflight import check_boundary, check_context, check_loss, check_model, check_writable
+from aft_ray.preflight import (
+    check_boundary,
+    check_context,
+    check_loss,
+    check_model,
+    check_references,
+    check_splits,
+    check_writable,
+)
 from aft_ray.progress import Listener, StageProgress
 from aft_ray.report.page import write_or_tell
+from aft_ray.rounds import Rounds, in_round
 from aft_ray.sampling.commits import committed
 from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
-from aft_ray.stages import Stage, ensure, fingerprint_of_last
+from aft_ray.stages import Stage, ensure, fingerprint_of_last, leading_to
 from aft_ray.storage import alone_in, content_of, model_fingerprint
-from aft_ray.tasks import BadInputError, make_tasks
+from aft_ray.tasks import make_tasks
 from aft_ray.tracking import Tracking, check_installed
 from aft_ray.training.job import TOLD, TrainingJob
 from aft_ray.training.trainer import run_training, score_references
@@ -50,17 +61,21 @@ from schemas import (
     write_parquet,
 )
 
+Goal = Literal["sample", "align", "evaluate-base"]
+"""Where a run may end before it has done all: labelled candidates, the aligned model, the base model evaluated alone."""
+
 
 class Run:
     """A configuration and its directory. The same configuration run again goes on where it stopped.
 
-    Before anything starts, raises BadInputError where the questions or the model are not as they must be, and
-    NotEnoughResourcesError where this machine cannot hold what is asked for.
+    With `until` only that stage is made, and what it depends on. Before anything starts, raises BadInputError where the
+    questions or the model are not as they must be, and NotEnoughResourcesError where this machine cannot hold what is asked for.
     """
 
-    def __init__(self, config: RunConfig, console: Console) -> None:
+    def __init__(self, config: RunConfig, console: Console, until: Goal | None = None) -> None:
         self.config = config
         self.console = console
+        self.until = until
         check_model(config.model.path)
         model = fetched(config.model.path, weights=False)
         check_context(config)
@@ -70,32 +85,39 @@ class Run:
         self.tasks = make_tasks(config.task)
         tokenizer = AutoTokenizer.from_pretrained(model)
         found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
-        self.questions, self.left_out = found.questions, found.counts
-        if not found.train or not found.held_out:
-            raise BadInputError([f"{len(found.train)} training and {len(found.held_out)} held-out questions: a run needs both"])
-        self.given = read_given(config.sampling.candidates_file, found.questions, tokenizer, config.prompt.chat)
-        check_boundary(config.alignment, self.questions, self.given)
+        self.questions = found.questions if until != "evaluate-base" else tuple(found.held_out)
+        self.left_out = found.counts
+        check_splits(found, train=until != "evaluate-base", held_out=until in (None, "evaluate-base"))
         limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
         print_report(reports, limits, found.counts, console)
+        given: list[CandidateGroup] = []
+        if config.sampling.candidates_file is not None:
+            given = read_given(config.sampling.candidates_file, found.questions, tokenizer, config.prompt.chat, console)
+        self.rounds = Rounds(config, self.questions, given)
+        if until in (None, "align"):
+            check_boundary(config.alignment, self.rounds.samples_for_training)
         self.folder = absolute(config.runs_dir / config.name)
         check_writable(self.folder)
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
         self.listeners: list[Listener] = [Gauges(config.name)]
 
     def execute(self) -> dict[str, Any]:
-        """All stages, then the summary, which is written to summary.json and returned, and report.html."""
-        with alone_in(self.folder):
-            stages = self.stages()
-            local = self.folder if isinstance(self.folder, Path) else self.logs
-            with Tracking(self.config, self.folder, local, fingerprint_of_last(stages), self.console) as tracking:
-                self.listeners.append(tracking)
-                return self.execute_stages(stages, tracking)
+        """All stages that are wanted, then the summary, which is returned.
 
-    def execute_stages(self, stages: list[Stage], tracking: Tracking) -> dict[str, Any]:
+        It is written to summary.json where models were evaluated; where they can be compared, so is report.html.
+        """
+        with alone_in(self.folder):
+            local = self.folder if isinstance(self.folder, Path) else self.logs
+            whole = fingerprint_of_last(self.whole_run())  # a part belongs to the same run
+            with Tracking(self.config, self.folder, local, whole, self.console) as tracking:
+                self.listeners.append(tracking)
+                return self.execute_stages(tracking)
+
+    def execute_stages(self, tracking: Tracking) -> dict[str, Any]:
         write_atomically(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
         manifests: dict[str, StageManifest] = {}
         rows = []
-        for stage in stages:
+        for stage in self.stages():
             manifest, skipped = ensure(self.folder, stage, manifests, self.console)
             manifests[stage.name] = manifest
             tracking.log_training(self.folder / stage.name)
@@ -107,63 +129,91 @@ class Run:
                     "counts": manifest.counts,
                 }
             )
-        summary = summarise(
-            self.config,
-            trained={question.task for question in self.questions if question.split == "train"},
-            evaluations={
-                name.removeprefix("evaluate-"): read_parquet(self.folder / name / "evaluations", Evaluation)
-                for name in manifests
-                if name.startswith("evaluate-")
-            },
-            stages=rows,
-        )
-        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        tracking.log_summary(summary)
-        write_or_tell(self.folder, self.console)
+        evaluations = {
+            name.removeprefix("evaluate-"): read_parquet(self.folder / name / "evaluations", Evaluation)
+            for name in manifests
+            if name.startswith("evaluate-")
+        }
+        summary = summarise(self.config, {question.task for question in self.rounds.train}, evaluations, rows)
+        if evaluations:
+            write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            tracking.log_summary(summary)
+        if len(evaluations) > 1:
+            write_or_tell(self.folder, self.console)
         return summary
 
     def stages(self) -> list[Stage]:
+        """Those that are wanted, and all that they depend on."""
+        stages = self.whole_run()
+        evaluations = [stage.name for stage in stages if stage.name.startswith("evaluate-")]
+        goals = {None: evaluations, "align": [in_round("align", self.config.rounds)]}
+        return leading_to(goals.get(self.until, [str(self.until)]), stages)
+
+    def whole_run(self) -> list[Stage]:
         config = self.config
         # A weight says how often training sees a question; the questions are the same.
         task = config.task.model_dump(mode="json", exclude={"weight": True, "parts": {"__all__": {"weight"}}})
-        base = {"fingerprint": model_fingerprint(config.model.path), "precision": config.model.precision}
         questions = {"task": task, "prompt": config.prompt.model_dump(mode="json"), "content": content_of(self.questions)}
-        vft = {"vft": config.vft.model_dump(mode="json"), "model": base, "task_weights": self.task_weights()}
+        vft = {"vft": config.vft.model_dump(mode="json"), "task_weights": self.task_weights()} | self.base
         seed = {"seed": config.seed}
         first, *further = [self.round_stages(number) for number in range(1, config.rounds + 1)]
         return [
             Stage("questions", questions | seed, (), self.make_questions),
             Stage("vft", vft | seed, ("questions",), self.make_vft),
             *first[:-1],
-            Stage("evaluate-vft", {}, ("sample",), self.make_sampler_evaluation),
+            Stage(f"evaluate-{self.rounds.sampler(1)}", {}, (self.rounds.held_out_in,), self.make_sampler_evaluation),
             first[-1],
             *(stage for stages in further for stage in stages),
         ]
 
     def round_stages(self, number: int) -> list[Stage]:
         """Sampling from the model of the round before (in the first one, VFT's), alignment, evaluation."""
-        config, sampler = self.config, self.sampler(number)
+        config, rounds = self.config, self.rounds
         sample, reference, align, evaluate = (in_round(name, number) for name in ("sample", "reference", "align", "evaluate-aft"))
-        sampling, labelling, alignment = (
-            part.model_dump(mode="json") for part in (config.sampling, config.labelling, config.alignment)
-        )
-        seed = {"seed": config.seed + number - 1}
-        candidates = {"sampling": sampling, "labelling": labelling, "given": content_of(self.given if number == 1 else [])}
-        make, renew = partial(self.make_candidates, number), partial(self.relabel, number)
-        stages = [Stage(sample, candidates | seed, ("questions", sampler), make, renew, renewable=("labelling",))]
-        if self.needs_reference_pass(number):
+        # What comes from VFT's model depends on the base model too.
+        model, inputs = self.origin(rounds.sampler(number) if rounds.start(number) == "base" else rounds.start(number))
+        inputs += (sample,)
+        stages = self.sampling_stages(number)
+        if rounds.need_reference_pass(number):
             scored = {"max_tokens": config.alignment.max_tokens, "start_from": config.alignment.start_from}
-            stages.append(Stage(reference, scored, (sampler, sample), partial(self.make_references, number)))
-        trained = {"alignment": alignment, "task_weights": self.task_weights()}
-        inputs = (sampler, *(stage.name for stage in stages))
-        stages.append(Stage(align, trained | seed, inputs, partial(self.make_aligned, number)))
+            stages.append(Stage(reference, scored | model, inputs, partial(self.make_references, number)))
+            inputs += (reference,)
+        trained = {"alignment": config.alignment.model_dump(mode="json"), "task_weights": self.task_weights()}
+        seed = {"seed": config.seed + number - 1}
+        stages.append(Stage(align, trained | seed | model, inputs, partial(self.make_aligned, number)))
         evaluation = {"samples": config.evaluation.samples}
-        stages.append(Stage(evaluate, evaluation, (align, "sample"), partial(self.make_evaluation, number)))
+        stages.append(Stage(evaluate, evaluation, (align, rounds.held_out_in), partial(self.make_evaluation, number)))
         return stages
 
-    def sampler(self, number: int) -> str:
-        """The stage whose model is sampled in that round."""
-        return "vft" if number == 1 else in_round("align", number - 1)
+    def sampling_stages(self, number: int) -> list[Stage]:
+        """Candidates, labelled."""
+        model, inputs = self.origin(self.rounds.sampler(number))
+        # What these two choose is what a stage depends on.
+        sampling = self.config.sampling.model_dump(mode="json", exclude={"sample_from", "only_given"})
+        sampled = {"sampling": sampling, "seed": self.config.seed + number - 1} | model
+
+        def stage(name: str, settings: dict[str, Any], *inputs: str) -> Stage:
+            settings = settings | {
+                "labelling": self.config.labelling.model_dump(mode="json"),
+                "given": content_of(self.rounds.given_in(name)),
+            }
+            make, renew = partial(self.make_candidates, name, number), partial(self.relabel, name)
+            return Stage(name, settings, ("questions", *inputs), make, renew, renewable=("labelling",))
+
+        if number > 1 or self.rounds.samples_for_training:
+            return [stage(in_round("sample", number), sampled, *inputs)]
+        return [stage("sample", {}), stage("held-out", sampled, *inputs)]
+
+    def origin(self, model: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """How a stage depends on a model: by its settings, or by its input."""
+        return (self.base, ()) if model == "base" else ({}, (model,))
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        return {"model": {"fingerprint": model_fingerprint(self.config.model.path), "precision": self.config.model.precision}}
+
+    def model_of(self, stage: str) -> Place:
+        return absolute(self.config.model.path) if stage == "base" else self.folder / stage / "model"
 
     def connect_for(self, demand: Demand) -> None:
         """Raises NotEnoughResourcesError where the cluster can never hold it; waits where it is full, or has to grow first."""
@@ -175,14 +225,15 @@ class Run:
 
     def make_questions(self, out: Place) -> dict[str, int]:
         write_parquet(out / "questions.parquet", Question, self.questions)
-        train = [question for question in self.questions if question.split == "train"]
+        train = self.rounds.train
         return {
             "train": len(train),
             "with reference": sum(question.reference is not None for question in train),
-            "held out": len(self.questions) - len(train),
+            "held out": len(self.rounds.held_out),
         } | self.left_out
 
     def make_vft(self, out: Place) -> dict[str, int]:
+        check_references(self.rounds.train)
         return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
 
     def make_aligned(self, number: int, out: Place) -> dict[str, int]:
@@ -190,28 +241,11 @@ class Run:
         return self.train(
             in_round("align", number),
             self.config.alignment,
-            self.start_of(number),
+            self.model_of(self.rounds.start(number)),
             self.folder / in_round("sample", number) / "groups",
             out,
             seed=self.config.seed + number - 1,
-            references=references if self.needs_reference_pass(number) else None,
-        )
-
-    def needs_reference_pass(self, number: int) -> bool:
-        """Whether the loss needs log-likelihoods that the sampler has not given already.
-
-        In fp32 the sampler's equal those of training to rounding. In bf16 they do not: of a chain of 90 tokens by 0.7 nats
-        (standard deviation, SmolLM2-135M on a CPU), which a reference must not add to what training changes.
-        """
-        config = self.config
-        from_sampler = config.alignment.start_from == "vft" and config.model.precision == "fp32"
-        known = from_sampler and not (self.given and number == 1)
-        return needs_reference(loss_function(config.alignment.loss)) and not known
-
-    def start_of(self, number: int) -> Place:
-        """The model that alignment starts from in that round."""
-        return (
-            self.config.model.path if self.config.alignment.start_from == "base" else self.folder / self.sampler(number) / "model"
+            references=references if self.rounds.need_reference_pass(number) else None,
         )
 
     def train(
@@ -237,7 +271,8 @@ class Run:
         remove(out / "scores")  # of other ranks, perhaps
         records, scores = self.folder / in_round("sample", number) / "groups", make_folder(out / "scores")
         with self.progress(in_round("reference", number), 0, "passes") as counter:
-            score_references(self.training_job(self.config.alignment, self.start_of(number), records, scores, counter))
+            start = self.model_of(self.rounds.start(number))
+            score_references(self.training_job(self.config.alignment, start, records, scores, counter))
         remove(scores / "checkpoints")
         scored = read_parquet(scores, ReferenceScores)
         return {"groups": len(scored), "candidates": sum(value is not None for s in scored for value in s.log_likelihoods)}
@@ -264,43 +299,48 @@ class Run:
             references=references,
         )
 
-    def make_candidates(self, number: int, out: Place) -> dict[str, int]:
-        """In the first round of all questions but those whose candidates are given; then of training questions, anew."""
-        self.connect_for(sampling_demand(self.config.resources))
-        groups, settings = make_folder(out / "groups"), self.engine_settings(self.sampler(number), number)
-        with self.progress(in_round("sample", number), len(self.asked_in(number)), "questions") as counter:
+    def make_candidates(self, stage: str, number: int, out: Place) -> dict[str, int]:
+        """Those that are given are labelled, the others sampled."""
+        rounds = self.rounds
+        asked = {question.question_id for question in rounds.asked_in(stage)}
+        to_sample = asked - {group.question.question_id for group in rounds.given_in(stage)}
+        if to_sample:
+            self.connect_for(sampling_demand(self.config.resources))
+        else:
+            connect(self.logs)
+        groups = make_folder(out / "groups")
+        settings = self.engine_settings(rounds.sampler(number) if to_sample else "base", number)
+        with self.progress(stage, len(asked), "questions") as counter:
             counter.add.remote(len(committed(groups)))
-            given = self.label_given(number, out, settings, counter)
-            sample_candidates(self.folder / "questions", groups, settings, counter, given, train_only=number > 1)
-        return self.count_candidates(number, groups)
+            self.label_given(stage, out, settings, counter)
+            if to_sample:
+                others = frozenset(question.question_id for question in self.questions) - to_sample
+                sample_candidates(self.folder / "questions", groups, settings, counter, others)
+        return self.count_candidates(stage, groups)
 
-    def label_given(self, number: int, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
-        """The candidates from the user's file, which are of the first round, labelled; the ids of their questions."""
-        given = self.given if number == 1 else []
+    def label_given(self, stage: str, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
+        """The candidates from the user's file, labelled; the ids of their questions."""
+        given = self.rounds.given_in(stage)
         if given:
             write_parquet(out / "given.parquet", CandidateGroup, given)
             label_candidates(out / "given.parquet", out / "groups", settings, counter)
         return frozenset(group.question.question_id for group in given)
 
-    def relabel(self, number: int, out: Place) -> dict[str, int]:
+    def relabel(self, stage: str, out: Place) -> dict[str, int]:
         connect(self.logs)
-        stage, settings = in_round("sample", number), self.engine_settings(self.sampler(number), number)
-        groups = make_folder(out / "groups")
-        with self.progress(stage, len(self.asked_in(number)), "questions labelled") as counter:
+        groups, settings = make_folder(out / "groups"), self.engine_settings("base")
+        with self.progress(stage, len(self.rounds.asked_in(stage)), "questions labelled") as counter:
             # Those from the file anew: a function of the user's may have taken the place of the rewards that they came with.
-            given = self.label_given(number, out, settings, counter)
+            given = self.label_given(stage, out, settings, counter)
             label_candidates(self.folder / stage / "groups", groups, settings, counter, but=given)
-        return self.count_candidates(number, groups)
+        return self.count_candidates(stage, groups)
 
-    def count_candidates(self, number: int, groups: Place) -> dict[str, int]:
-        asked = [question.question_id for question in self.asked_in(number)]
+    def count_candidates(self, stage: str, groups: Place) -> dict[str, int]:
+        asked = [question.question_id for question in self.rounds.asked_in(stage)]
         return count_labels(answered(groups, CandidateGroup, asked, lambda group: group.question.question_id))
 
-    def asked_in(self, number: int) -> list[Question]:
-        return [question for question in self.questions if number == 1 or question.split == "train"]
-
     def make_sampler_evaluation(self, out: Place) -> dict[str, int]:
-        groups = iter_parquet(self.folder / "sample" / "groups", CandidateGroup)
+        groups = iter_parquet(self.folder / self.rounds.held_out_in / "groups", CandidateGroup)
         records = [evaluation_of_sampler(group) for group in groups if group.question.split != "train"]
         evaluations = make_folder(out / "evaluations")
         write_parquet(evaluations / "evaluations.parquet", Evaluation, records)
@@ -309,15 +349,14 @@ class Run:
     def make_evaluation(self, number: int, out: Place) -> dict[str, int]:
         self.connect_for(sampling_demand(self.config.resources))
         evaluations, settings = make_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
-        held_out = sum(question.split != "train" for question in self.questions)
-        with self.progress(in_round("evaluate-aft", number), held_out, "questions") as counter:
+        with self.progress(in_round("evaluate-aft", number), len(self.rounds.held_out), "questions") as counter:
             counter.add.remote(len(committed(evaluations)))
-            sampled = self.config.evaluation.samples
-            evaluate_model(self.folder / "sample" / "groups", evaluations, settings, counter, sampled)
+            groups, sampled = self.folder / self.rounds.held_out_in / "groups", self.config.evaluation.samples
+            evaluate_model(groups, evaluations, settings, counter, sampled)
         return self.count_verdicts(evaluations)
 
     def count_verdicts(self, evaluations: Place) -> dict[str, int]:
-        held_out = [question.question_id for question in self.questions if question.split != "train"]
+        held_out = [question.question_id for question in self.rounds.held_out]
         records = list(answered(evaluations, Evaluation, held_out, lambda record: record.question_id))
         verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
         return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
@@ -331,7 +370,7 @@ class Run:
         return {single.label: single.weight for single in self.config.task.single}
 
     def engine_settings(self, stage: str, number: int = 1) -> EngineSettings:
-        path = self.folder / stage / "model"
+        path = self.model_of(stage)
         return EngineSettings(
             model=ModelConfig(path=path, precision=self.config.model.precision),
             model_fingerprint=model_fingerprint(path),
@@ -341,7 +380,3 @@ class Run:
             resources=self.config.resources,
             seed=self.config.seed + number - 1,
         )
-
-
-def in_round(stage: str, number: int) -> str:
-    return stage if number == 1 else f"{stage}-{number}"

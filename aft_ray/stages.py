@@ -1,7 +1,7 @@
 """A stage of a run: skipped when its result is there and still valid, else made, whole or not at all."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,15 @@ def fingerprint_of_last(stages: Sequence[Stage]) -> str:
     for stage in stages:
         found[stage.name] = fingerprint(stage.settings, {name: found[name] for name in stage.inputs})
     return found[stages[-1].name]
+
+
+def leading_to(goals: Iterable[str], stages: Sequence[Stage]) -> list[Stage]:
+    """Those stages and all that they depend on, in the order given."""
+    needed = set(goals)
+    for stage in reversed(stages):
+        if stage.name in needed:
+            needed.update(stage.inputs)
+    return [stage for stage in stages if stage.name in needed]
 
 
 def ensure(folder: Place, stage: Stage, manifests: dict[str, StageManifest], console: Console) -> tuple[StageManifest, bool]:

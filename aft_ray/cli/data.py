@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from aft_ray.cli.app import AnswerOption, SecondsOption, TaskOption, app
+from aft_ray.cli.app import FILES, AnswerOption, SecondsOption, TaskOption, app
 from aft_ray.cli.job import refuse, refuse_settings
 from aft_ray.config import FieldsConfig, LabellingConfig, PromptConfig, SamplingConfig, TaskConfig, TrainingConfig
 
@@ -15,7 +15,7 @@ CHECK_SECONDS = LabellingConfig().check_seconds
 MAX_PROMPT_TOKENS, MAX_TOKENS = SamplingConfig().max_prompt_tokens, TrainingConfig().max_tokens
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def init(
     questions: Annotated[Path, typer.Argument(help="JSON lines or Parquet with questions and gold answers", show_default=False)],
     model: Annotated[Path, typer.Option(help="directory of the model", exists=True, file_okay=False, show_default=False)],
@@ -38,7 +38,7 @@ def init(
     console.print(f"Next: aft-ray check {task.train_file} --task {task.name} ..., or at once: aft-ray run {out}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def check(
     file: Annotated[
         Path, typer.Argument(help="questions: JSON lines, Parquet, a saved dataset, or hf:NAME:SPLIT", show_default=False)
@@ -80,7 +80,7 @@ def check(
         print_examples(report, make_tasks(config)[report.task], tokenizer, console)
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def label(
     file: Annotated[Path, typer.Argument(help="JSON lines with gold and completion", show_default=False)],
     task: TaskOption,

@@ -5,7 +5,7 @@ import os
 import runpy
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
@@ -13,6 +13,10 @@ from rich.console import Console
 from upath import UPath
 
 from aft_ray.config import RunConfig, load_yaml
+from aft_ray.places import Place
+
+if TYPE_CHECKING:
+    from aft_ray.run import Goal
 
 BAD_INPUT, DOES_NOT_FIT = 2, 3
 INTERRUPTED, TERMINATED = 130, 143
@@ -31,8 +35,11 @@ class JobSettings(BaseSettings, RunConfig):
         return (init_settings,)
 
 
-def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
-    """Run a job file's configuration as the command line overrides it. Exits with 2 where settings or input are wrong."""
+def run_job(job: RunConfig, arguments: list[str] | None = None, until: "Goal | None" = None) -> Place:
+    """Run a job file's configuration as the command line overrides it, or only a part of it; returns the run's directory.
+
+    Exits with 2 where settings or input are wrong.
+    """
     console = Console(file=sys.stdout)  # this one, also when Ray's output is sent elsewhere
     config = parse_or_exit(job, sys.argv[1:] if arguments is None else arguments, console)
     # Only now: --help and wrong settings need not wait for Ray, torch and transformers.
@@ -43,7 +50,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     from aft_ray.tasks import BadInputError
 
     try:
-        run = Run(config, console)
+        run = Run(config, console, until)
     except (BadInputError, NotEnoughResourcesError) as error:
         refuse(str(error), console)
     logs = run.logs
@@ -58,9 +65,17 @@ def run_job(job: RunConfig, arguments: list[str] | None = None) -> None:
     except Exception:
         console.print(f"Failed. Logs: {logs}. The same command goes on from the last finished stage.", soft_wrap=True)
         raise
-    print_summary(summary, console)
-    for name, path in (("Report", run.folder / "report.html"), ("Model", run.model), ("Logs", logs)):
-        console.print(f"{name:<8} {path}", soft_wrap=True, highlight=False)
+    if summary["models"]:
+        print_summary(summary, console)
+    made: dict[Goal | None, dict[str, Any]] = {
+        "sample": {"Candidates": run.folder / "sample" / "groups"},
+        "align": {"Model": run.model},
+        "evaluate-base": {"Summary": run.folder / "summary.json"},
+        None: {"Report": run.folder / "report.html", "Model": run.model},
+    }
+    for name, path in (made[until] | {"Logs": logs}).items():
+        console.print(f"{name:<10} {path}", soft_wrap=True, highlight=False)
+    return run.folder
 
 
 def parse_or_exit(job: RunConfig, arguments: list[str], console: Console) -> RunConfig:

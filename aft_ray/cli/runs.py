@@ -1,6 +1,5 @@
-"""Commands on jobs and runs: plan, run, report, compare, view, export."""
+"""Commands on jobs and finished runs: plan, report, compare, view, export."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,14 +8,13 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from aft_ray.cli.app import RunArgument, app
-from aft_ray.cli.job import DOES_NOT_FIT, load_job, refuse, refuse_settings, run_job
+from aft_ray.cli.app import MAKING, READING, RunArgument, app
+from aft_ray.cli.job import DOES_NOT_FIT, load_job, refuse, refuse_settings
 
-REST = {"allow_extra_args": True, "ignore_unknown_options": True}
 GpuName = Literal["l40s-48", "a100-40", "a100-80", "h100-80", "h200-141", "b200-180"]
 
 
-@app.command()
+@app.command(rich_help_panel=MAKING)
 def plan(
     job: Annotated[Path, typer.Argument(help="a job file (jobs/*.py, with JOB = RunConfig(...)) or a YAML", show_default=False)],
     model_config: Annotated[
@@ -60,32 +58,7 @@ def plan(
         sys.exit(DOES_NOT_FIT)
 
 
-@app.command(context_settings=REST)
-def run(
-    job: Annotated[
-        str, typer.Argument(help="a job file (JOB = RunConfig(...)), YAML, or a run's config.json", show_default=False)
-    ],
-    context: typer.Context,
-) -> None:
-    """Run a job to its end, or go on with one: `aft-ray run jobs/quickstart.py --alignment.beta 0.1`.
-
-    What follows the job are its settings (all of them: aft-ray run JOB -- --help). Exits with 2 where settings or input are
-    wrong, 130 or 143 where it was stopped, 1 where it failed; the same command goes on from there.
-    """
-    from aft_ray.places import place
-
-    console = Console()
-    try:
-        config = load_job(place(job))
-    except ValidationError as error:
-        refuse_settings(error, console)
-    except (OSError, ValueError) as error:
-        refuse(str(error), console)
-    sys.argv[0] = os.path.realpath(job)  # whose folder Ray's workers look into for modules, as for a script's
-    run_job(config, context.args)
-
-
-@app.command()
+@app.command(rich_help_panel=READING)
 def report(run: RunArgument) -> None:
     """Write report.html of a finished run anew, and print where it is."""
     from aft_ray.places import place
@@ -98,7 +71,7 @@ def report(run: RunArgument) -> None:
         refuse(str(error), Console())
 
 
-@app.command()
+@app.command(rich_help_panel=READING)
 def compare(
     runs: Annotated[list[str], typer.Argument(help="directories of finished runs; the others are compared with the first")],
 ) -> None:
@@ -116,7 +89,7 @@ def compare(
         refuse(str(error), console)
 
 
-@app.command()
+@app.command(rich_help_panel=READING)
 def view(
     run: RunArgument,
     port: Annotated[int, typer.Option(help="on this machine", min=1, max=65535)] = 8333,
@@ -138,7 +111,7 @@ def view(
         refuse(str(error), console)
 
 
-@app.command()
+@app.command(rich_help_panel=READING)
 def export(
     run: RunArgument,
     kind: Annotated[

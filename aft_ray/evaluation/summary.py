@@ -17,15 +17,15 @@ def summarise(
 ) -> dict[str, Any]:
     """All models on the same held-out questions and the same candidates, task by task, each compared with the first.
 
-    `evaluations`: by the model's name, `vft` first; `trained`: tasks that were trained on.
+    `evaluations`: by the model's name, the one before alignment first; `trained`: tasks that were trained on.
     """
     models, comparisons = [], []
     confidence = config.evaluation.confidence
-    first, *others = evaluations
     for task in [single.label for single in config.task.single]:
         measures = {name: measure([e for e in of_model if e.task == task]) for name, of_model in evaluations.items()}
-        if not measures[first].right:
+        if not any(found.right for found in measures.values()):
             continue
+        first, *others = measures
         models += [model_summary(name, task, m, confidence) | {"trained_on": task in trained} for name, m in measures.items()]
         comparisons += [{"task": task, "model": name} | comparison(measures[first], measures[name]) for name in others]
     return {
@@ -41,8 +41,8 @@ def summarise(
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     for task in dict.fromkeys(model["task"] for model in summary["models"]):
         models = [model for model in summary["models"] if model["task"] == task]
-        compared = [comparison for comparison in summary["comparisons"] if comparison["task"] == task][-1]
-        console.print(task_table([models[0], models[-1]], compared, summary))
+        compared = next((found for found in reversed(summary["comparisons"]) if found["task"] == task), None)
+        console.print(task_table([models[0], models[-1]] if compared else models, compared, summary))
         if len(models) > 2:
             console.print(rounds_table(models))
         console.print(
@@ -70,18 +70,19 @@ def rounds_table(models: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def task_table(models: Sequence[dict[str, Any]], compared: dict[str, Any], summary: dict[str, Any]) -> Table:
-    """A row a measure; before, after, and the gain."""
-    origin = "" if models[0]["trained_on"] else ", never trained on"
+def task_table(models: Sequence[dict[str, Any]], compared: dict[str, Any] | None, summary: dict[str, Any]) -> Table:
+    """A row a measure; before, after, and the gain. A model that nothing is compared with has its column alone."""
+    origin = ", never trained on" if compared and not models[0]["trained_on"] else ""
     what = f"{models[0]['task']}{origin}, {models[0]['n']} held-out questions"
     table = Table(title=f"{what}, seed {summary['seed']}, {summary['confidence']:.0%} intervals", title_justify="left")
     table.add_column("", no_wrap=True)
-    for heading in (*(model["name"] for model in models), "gain"):
+    for heading in (*(model["name"] for model in models), *(("gain",) if compared else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     k = min(model["k"] for model in models)
 
     def row(name: str, cells: Sequence[str], gain: str = "") -> None:
-        table.add_row(name, *cells, _gain(compared[f"{gain}_gain"], compared[f"{gain}_p"]) if gain else "")
+        gained = _gain(compared[f"{gain}_gain"], compared[f"{gain}_p"]) if gain and compared else ""
+        table.add_row(name, *cells, *((gained,) if compared else ()))
 
     row("accuracy", [_share(m["accuracy"], m["accuracy_ci"]) for m in models], "accuracy")
     if k > 0:

@@ -34,10 +34,10 @@ def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[St
     k, greedy = config.sampling.k, 1
     vft = lengths.references * config.vft.epochs
     groups = lengths.train * config.alignment.epochs
-    work = [
-        training("vft", shape, lengths, vft, 1),
-        sampling("sample", shape, lengths, lengths.train + lengths.held_out, k, scored=0, also=lengths.held_out * greedy),
-    ]
+    needs_vft = "vft" in (config.sampling.sample_from, config.alignment.start_from)
+    work = [training("vft", shape, lengths, vft, 1)] if needs_vft else []
+    asked = lengths.train + lengths.held_out
+    work.append(sampling("sample", shape, lengths, asked, k, scored=0, also=lengths.held_out * greedy))
     for number in range(1, config.rounds + 1):
         name = "" if number == 1 else f"-{number}"
         if number > 1:

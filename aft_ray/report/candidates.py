@@ -103,14 +103,18 @@ class Candidates:
 
     def __init__(self, run: FoundRun) -> None:
         self.run = run
-        folder = run.folder / "sample" / "groups"
-        self.files: list[Place] = sorted((f for f in files_below(folder) if f.suffix == ".parquet"), key=str)
+        # Held-out questions may have been sampled apart; what lies there may also be of an earlier run, configured otherwise.
+        stages = [stage for stage in ("sample", "held-out") if stage == "sample" or (run.evaluated and stage in run.stages)]
+        found = (file for stage in stages for file in files_below(run.folder / stage / "groups"))
+        self.files: list[Place] = sorted((file for file in found if file.suffix == ".parquet"), key=str)
         if not self.files:
             raise NoRunError(f"{run.folder}: no finished run (nothing in sample/groups)")
 
     @cached_property
     def after(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """By held-out question, the last model's scores of its right and of its wrong chains, each in the order of candidates."""
+        if not self.run.evaluated:
+            return {}
         found = self.run.iter_evaluations(self.run.models[-1])
         return {evaluation.question_id: (evaluation.positive_scores, evaluation.negative_scores) for evaluation in found}
 

@@ -61,7 +61,7 @@ def row(run: FoundRun, task: str, first: Measures, measures: Measures, k: int) -
     sampled = [with_interval(own["majority"]["mean"], own["majority"]["ci"]), gain("majority")] if k else []
     return [
         str(run.folder),
-        f"{run.config['alignment']['loss']}, {run.summary['seed']}",
+        f"{run.config['alignment']['loss'] if len(run.models) > 1 else 'none'}, {run.summary['seed']}",
         with_interval(own["accuracy"], own["accuracy_ci"]),
         gain("accuracy"),
         *sampled,

@@ -56,8 +56,17 @@ class FoundRun:
         return self._read("summary.json")
 
     @property
+    def evaluated(self) -> bool:
+        """Whether it has come to its end; it may have stopped at its candidates."""
+        return (self.folder / "summary.json").exists()
+
+    @property
     def name(self) -> str:
         return str(self.config["name"])
+
+    @cached_property
+    def stages(self) -> list[str]:
+        return [stage["name"] for stage in self.summary["stages"]]
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -73,13 +82,15 @@ class FoundRun:
         return next(model for model in self.summary["models"] if (model["name"], model["task"]) == (name, task))
 
     def comparison(self, task: str) -> dict[str, Any]:
-        """Of the last model with the first."""
-        found: dict[str, Any] = [c for c in self.summary["comparisons"] if c["task"] == task][-1]
-        return found
+        """Of the last model with the first. Raises NoRunError where one was evaluated alone."""
+        found: list[dict[str, Any]] = [compared for compared in self.summary["comparisons"] if compared["task"] == task]
+        if not found:
+            raise NoRunError(f"{self.folder}: a model was evaluated alone, with none to compare it with: aft-ray compare RUN RUN")
+        return found[-1]
 
     @cached_property
     def manifests(self) -> list[StageManifest]:
-        found = (read_manifest(self.folder / stage["name"]) for stage in self.summary["stages"])
+        found = (read_manifest(self.folder / stage) for stage in self.stages)
         return [manifest for manifest in found if manifest is not None]
 
     @cached_property

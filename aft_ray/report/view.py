@@ -23,7 +23,7 @@ ON_A_PAGE = 20
 
 
 def make_app(run: FoundRun) -> Starlette:
-    """Raises NoRunError where there is no finished run."""
+    """Raises NoRunError where nothing was sampled yet."""
     candidates = Candidates(run)
     shown_by = template("candidates.html")
     entries = candidates.entries  # now, and not while somebody waits for the first page
@@ -60,7 +60,8 @@ def make_app(run: FoundRun) -> Starlette:
 
     # A name of its own that leads here would let a page of somebody else's read the answers.
     only_here = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    return Starlette(routes=[Route("/", show), Route("/report", report)], middleware=[only_here])
+    routes = [Route("/", show), *([Route("/report", report)] if run.evaluated else [])]
+    return Starlette(routes=routes, middleware=[only_here])
 
 
 def serve(app: Starlette, port: int) -> None:

@@ -1,82 +1,152 @@
-"""Candidates from the user's file, with ranks or rewards, instead of sampled ones (docs/candidates.md).
+"""Candidates from the user's file instead of sampled ones (docs/candidates.md). Its rows may be, and may be mixed:
 
 {"question": "Tom has 3 bags with 6 apples each. How many apples has he?",
  "candidates": [{"text": "3 * 6 = 18. The answer is 18.", "rank": 1}, {"text": "3 + 6 = 9. The answer is 9.", "rank": 2}]}
+{"question": "Tom has 3 bags with 6 apples each. How many apples has he?", "completion": "3 * 6 = 18. The answer is 18."}
+{"custom_id": "mine-train-7", "response": ...}                                    vLLM's and OpenAI's batch output
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from aft_ray.sampling.batch_files import BatchLine, failure_of
 from aft_ray.tasks.base import BadInputError, Row, Text, describe
 from aft_ray.tasks.files import rows
 from aft_ray.tasks.tokens import chain_ids, continued
-from schemas import Candidate, CandidateGroup, Question
+from schemas import Candidate, CandidateGroup, FinishReason, Question
+
+SHOWN = 3
+"""Of what was left out."""
 
 
-class GivenCandidate(Row):
-    text: Text
+class Merit(Row):
     rank: Annotated[int, Field(ge=1)] | None = Field(None, description="1 is best, equals share a rank")
     reward: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="higher is better")
+    finish_reason: FinishReason | None = Field(None, description="length: it was cut off, and has not stated its answer")
 
 
-class GivenGroup(Row):
+class GivenCandidate(Merit):
+    text: Text
+
+
+class Named(Row):
     question_id: str | None = Field(None, description="as the run names it; else question is looked for")
     question: Text | None = None
-    candidates: Annotated[list[GivenCandidate], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _is_named(self) -> "Named":
+        if self.question_id is None and self.question is None:
+            raise ValueError("expected question or question_id")
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.question_id or self.question or ""
+
+
+def text_alone(given: Any) -> Any:
+    return {"text": given} if isinstance(given, str) else given
+
+
+class GivenGroup(Named):
+    """All candidates of a question."""
+
+    candidates: Annotated[list[Annotated[GivenCandidate, BeforeValidator(text_alone)]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _all_or_none(self) -> "GivenGroup":
-        if self.question_id is None and self.question is None:
-            raise ValueError("expected question or question_id")
-        kinds = {(candidate.rank is not None, candidate.reward is not None) for candidate in self.candidates}
-        if len(kinds) > 1 or (True, True) in kinds:
-            raise ValueError("expected a rank in every candidate, or a reward in every candidate, or neither in any")
+        if fault := fault_of_merits(self.candidates):
+            raise ValueError(fault)
         return self
 
 
-def read_given(
-    path: Path | None, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, chat: bool
-) -> list[CandidateGroup]:
-    """The groups of a file, not yet labelled; none without a file.
+class GivenChain(Named, Merit):
+    """One of them."""
 
-    Raises BadInputError where rows have faults or name no training question.
+    completion: Text
+
+
+def read_given(
+    path: Path, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, chat: bool, console: Console
+) -> list[CandidateGroup]:
+    """The groups of a file, not yet labelled. Rows of a question add up, but one with `candidates` holds them all.
+
+    Left out, and told, is what failed when it was sampled, and what is of held-out questions. Raises BadInputError where rows
+    have faults or name no question of the run, and where no candidates are left.
     """
-    if path is None:
-        return []
-    train = [question for question in questions if question.split == "train"]
-    by_name = {question.text: question for question in train} | {question.question_id: question for question in train}
+    in_order = sorted(questions, key=lambda question: question.split == "train")  # of equal texts the training question counts
+    by_name = {name: question for question in in_order for name in (question.text, question.question_id)}
     faults: list[str] = []
-    groups: dict[str, CandidateGroup] = {}
-    origin = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    left_out: list[str] = []
+    found: dict[str, list[GivenCandidate]] = {}
     for number, row in rows(path, faults):
+        where = f"{path}:{number}"
         try:
-            given = GivenGroup.model_validate(row)
+            name, candidates = read_row(row, where, left_out)
         except ValidationError as error:
-            faults += [f"{path}:{number}:{describe(fault)}" for fault in error.errors()]
+            faults += [f"{where}:{describe(fault)}" for fault in error.errors()]
             continue
-        question = by_name.get(given.question_id or given.question or "")
+        question = by_name.get(name)
         if question is None:
-            faults.append(
-                f"{path}:{number}:question: {given.question_id or given.question!r:.60} is no training question of this run"
-            )
-        elif question.question_id in groups:
-            faults.append(f"{path}:{number}:question: {question.question_id} stands in the file twice")
-        else:
-            groups[question.question_id] = make_group(given, question, tokenizer, chat, origin)
-    if faults:
-        raise BadInputError(faults)
-    return list(groups.values())
+            faults.append(f"{where}:question: {name!r:.60} is no training question of this run")
+        elif question.split != "train":
+            left_out.append(f"{where}: {question.question_id} is held out")
+        elif "candidates" in row and question.question_id in found:
+            faults.append(f"{where}:question: {question.question_id} stands in the file twice")
+        elif candidates:
+            found.setdefault(question.question_id, []).extend(candidates)
+    faults += [f"{path}:{question_id}: {fault}" for question_id, of in found.items() if (fault := fault_of_merits(of))]
+    if faults or not found:
+        raise BadInputError(faults or [f"{path}: no candidates of training questions", *left_out])
+    origin = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    groups = [make_group(of, by_name[question_id], tokenizer, chat, origin) for question_id, of in found.items()]
+    told = [f"{path}: {sum(len(group.candidates) for group in groups):,} chains of {len(groups):,} training questions"]
+    if left_out:
+        told += [f"left out: {len(left_out):,} rows or choices", *left_out[:SHOWN]]
+    console.print("\n  ".join(told), highlight=False, markup=False, soft_wrap=True)
+    return groups
+
+
+def read_row(row: dict[str, Any], where: str, left_out: list[str]) -> tuple[str, list[GivenCandidate]]:
+    """Whose candidates it holds, and these."""
+    if "custom_id" in row:
+        return read_batch_line(row, where, left_out)
+    if "completion" in row:
+        chain = GivenChain.model_validate(row)
+        merit = chain.model_dump(include=set(Merit.model_fields))
+        return chain.name, [GivenCandidate(text=chain.completion, **merit)]
+    group = GivenGroup.model_validate(row)
+    return group.name, group.candidates
+
+
+def read_batch_line(row: dict[str, Any], where: str, left_out: list[str]) -> tuple[str, list[GivenCandidate]]:
+    if failure := failure_of(row):
+        left_out.append(f"{where}: {failure}")
+        return str(row["custom_id"]), []
+    line = BatchLine.model_validate(row)
+    choices = line.response.body.choices
+    said = [choice for choice in choices if choice.text.strip()]
+    left_out += [f"{where}: a choice without a text"] * (len(choices) - len(said))
+    return line.custom_id, [GivenCandidate(text=choice.text, finish_reason=choice.ended) for choice in said]
+
+
+def fault_of_merits(candidates: Iterable[GivenCandidate]) -> str | None:
+    kinds = {(candidate.rank is not None, candidate.reward is not None) for candidate in candidates}
+    if len(kinds) > 1 or (True, True) in kinds:
+        return "expected a rank in every candidate, or a reward in every candidate, or neither in any"
+    return None
 
 
 def make_group(
-    given: GivenGroup, question: Question, tokenizer: PreTrainedTokenizerBase, chat: bool, origin: str
+    given: Sequence[GivenCandidate], question: Question, tokenizer: PreTrainedTokenizerBase, chat: bool, origin: str
 ) -> CandidateGroup:
-    texts = [candidate.text for candidate in given.candidates]
+    texts = [candidate.text for candidate in given]
     before = [tokenizer.decode(question.prompt_ids)] * len(texts)
     behind = [continued(text, chat) for text in texts]
     ids = chain_ids(before, behind, [question.prompt_ids] * len(texts), tokenizer, add_special_tokens=False)
@@ -84,12 +154,12 @@ def make_group(
         Candidate(
             index=index,
             text=candidate.text,
-            token_ids=token_ids,
-            finish_reason="stop",
+            token_ids=token_ids[:-1] if candidate.finish_reason == "length" else token_ids,  # it never came to end-of-sequence
+            finish_reason=candidate.finish_reason or "stop",
             log_likelihood=None,
             reward=candidate.reward if candidate.rank is None else -float(candidate.rank),
         )
-        for index, (candidate, token_ids) in enumerate(zip(given.candidates, ids, strict=True))
+        for index, (candidate, token_ids) in enumerate(zip(given, ids, strict=True))
     )
     longest = max(len(candidate.token_ids) for candidate in candidates)
     return CandidateGroup(

@@ -158,20 +158,15 @@ def sample_candidates(
     out: Place,
     settings: EngineSettings,
     counter: ActorHandle[Any],
-    given: frozenset[str] = frozenset(),
-    train_only: bool = False,
+    but: frozenset[str] = frozenset(),
 ) -> None:
     """Sample and label k candidates for every question of a Parquet file; CandidateGroups as Parquet files in `out`.
 
-    Questions that are in `out` already are left alone, and those in `given`, which get their candidates otherwise.
+    Questions that are in `out` already are left alone, and those in `but`.
     """
-    done = pa.concat_arrays([committed(out), pa.array(sorted(given), pa.string())])
-
-    def wanted(table: pa.Table) -> pa.Table:
-        table = without(table, done)
-        return table.filter(pc.equal(table["split"], "train")) if train_only else table
-
-    _label_into(_through_pool(_rows(questions, wanted, settings), SamplingActor, settings, counter), out, settings, counter)
+    done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
+    rows = _rows(questions, lambda table: without(table, done), settings)
+    _label_into(_through_pool(rows, SamplingActor, settings, counter), out, settings, counter)
 
 
 def label_candidates(

@@ -25,8 +25,7 @@ def tokenize_questions(
     if config.chat and tokenizer.chat_template is None:
         raise BadInputError([f"{tokenizer.name_or_path}: no chat template, which prompt.chat needs"])
     shots = choose_shots(questions, config.few_shot)
-    taken = {shot.question_id for examples in shots.values() for shot in examples}
-    asked = [question for question in questions if question.question_id not in taken]
+    asked = not_taken(questions, shots)
     texts = [prompt_text(question, tasks[question.task], shots[question.task], tokenizer, config.chat) for question in asked]
     behind = ["" if question.reference is None else continued(question.reference, config.chat) for question in asked]
     # A chat template writes the tokens that begin a text by itself.
@@ -62,17 +61,31 @@ def choose_shots(questions: Sequence[Question], number: int) -> dict[str, list[Q
     return shots
 
 
+def not_taken(questions: Sequence[Question], shots: dict[str, list[Question]]) -> list[Question]:
+    """Those that have not become examples of the others."""
+    taken = {shot.question_id for examples in shots.values() for shot in examples}
+    return [question for question in questions if question.question_id not in taken]
+
+
 def prompt_text(question: Question, task: Task, shots: Sequence[Question], tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """All that the model reads before its chain of thought."""
     if not chat:
-        examples = "".join(f"{prompt(shot, task)}{chain(shot.reference or '')}\n\n" for shot in shots)
-        return examples + prompt(question, task)
+        return plain_prompt(question, task, shots)
+    text: str = tokenizer.apply_chat_template(conversation(question, shots), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def plain_prompt(question: Question, task: Task, shots: Sequence[Question]) -> str:
+    examples = "".join(f"{prompt(shot, task)}{chain(shot.reference or '')}\n\n" for shot in shots)
+    return examples + prompt(question, task)
+
+
+def conversation(question: Question, shots: Sequence[Question]) -> list[dict[str, str]]:
+    """For a chat template."""
     messages = []
     for shot in shots:
         messages += [{"role": "user", "content": body(shot)}, {"role": "assistant", "content": shot.reference or ""}]
-    messages.append({"role": "user", "content": body(question)})
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
+    return [*messages, {"role": "user", "content": body(question)}]
 
 
 def continued(text: str, chat: bool) -> str:

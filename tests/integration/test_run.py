@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
 
 import psutil
@@ -15,12 +16,14 @@ import torch
 from rich.console import Console
 from starlette.testclient import TestClient
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from typer.testing import CliRunner
 
+from aft_ray.cli import app
 from aft_ray.config import LabellingConfig
 from aft_ray.report.found import FoundRun
 from aft_ray.report.view import make_app
 from aft_ray.run import Run
-from aft_ray.storage import read_manifest
+from aft_ray.storage import model_fingerprint, read_manifest
 from aft_ray.tasks import read_questions
 from aft_ray.training.examples import alignment_examples, vft_examples
 from schemas import CandidateGroup, Evaluation, Question, ReferenceScores, arrow_schema, read_parquet
@@ -206,9 +209,9 @@ def test_the_loss_falls(finished_run):
     assert history[-1]["loss"] < history[0]["loss"] / 2
 
 
-def execute(config):
+def execute(config, until=None):
     printed = io.StringIO()
-    run = Run(config, Console(file=printed, width=200))
+    run = Run(config, Console(file=printed, width=200), until)
     summary = run.execute()
     return [stage["name"] for stage in summary["stages"] if not stage["skipped"]], summary, printed.getvalue()
 
@@ -222,6 +225,34 @@ def test_a_second_start_does_nothing(finished_run, small_config):
     assert summary["models"] == finished_run[1]["models"]
 
 
+def test_the_command_for_a_part_finds_it_done_and_stops_there(finished_run, monkeypatch):
+    folder, before = finished_run[0], (finished_run[0] / "summary.json").read_bytes()
+    monkeypatch.setattr("aft_ray.cli.job.keep_chatter", lambda logs: None)  # it would send away what pytest reads
+    monkeypatch.setattr(sys, "argv", ["aft-ray"])
+    told = CliRunner().invoke(app, ["sample", str(folder / "config.json"), "--evaluation.confidence", "0.9"])
+    assert told.exit_code == 0, told.output
+    assert re.findall(r"✓ (\S+) +(done before)?", told.output) == [(name, "done before") for name in STAGES[:3]]
+    assert f"Candidates {folder / 'sample' / 'groups'}" in told.output
+    assert f"aft-ray align {folder / 'config.json'} --evaluation.confidence 0.9" in told.output
+    assert (folder / "summary.json").read_bytes() == before
+
+
+def test_given_candidates_alone_are_aligned_on_with_no_other_model_and_no_engine(
+    small_config, ray_session, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("aft_ray.run.sample_candidates", lambda *_: pytest.fail("sampled"))
+    changed = {
+        "runs_dir": tmp_path,
+        "sampling": small_config.sampling.model_copy(update={"only_given": True}),
+        "alignment": small_config.alignment.model_copy(update={"start_from": "base", "beta": 0.2}),
+        "resources": small_config.resources.model_copy(update={"training_workers": 0}),
+    }
+    made, summary, _ = execute(small_config.model_copy(update=changed), "align")
+    assert made == ["questions", "sample", "align"]
+    assert summary["stages"][1]["counts"]["groups"] == summary["stages"][2]["counts"]["examples"] == GIVEN
+    assert model_fingerprint(tmp_path / "small" / "align" / "model") != model_fingerprint(small_config.model.path)
+
+
 def test_a_training_that_had_ended_is_not_begun_again(finished_run, small_config, tmp_path, monkeypatch):
     """Killed between the end of a training and that of its stage."""
     shutil.copytree(finished_run[0], tmp_path / "small")
@@ -230,13 +261,10 @@ def test_a_training_that_had_ended_is_not_begun_again(finished_run, small_config
     (stage / "manifest.json").unlink()
     stage.rename(stage.parent / f".align-{wanted}")
     monkeypatch.setattr("aft_ray.run.run_training", lambda job: pytest.fail("trained again"))
-    run = Run(small_config.model_copy(update={"runs_dir": tmp_path}), Console(file=io.StringIO()))
-    manifests = {}
-    for made in run.stages()[:4]:
-        manifests[made.name], skipped = run.ensure(made, manifests)
-        assert skipped == (made.name != "align")
-    assert manifests["align"].fingerprint == wanted
-    assert manifests["align"].counts == finished_run[1]["stages"][3]["counts"]
+    made, summary, _ = execute(small_config.model_copy(update={"runs_dir": tmp_path}), "align")
+    assert made == ["align"]
+    assert read_manifest(stage).fingerprint == wanted
+    assert summary["stages"][-1]["counts"] == finished_run[1]["stages"][3]["counts"]
     assert (stage / "model" / "config.json").exists()
 
 
@@ -304,11 +332,8 @@ def assert_references(folder, groups, model):
 def test_another_labelling_setting_labels_the_same_candidates_anew(finished_run, small_config, groups, tmp_path):
     shutil.copytree(finished_run[0], tmp_path / "small")
     labelling = LabellingConfig(unknown_ended="dropped", false_equations="drop")
-    run = Run(small_config.model_copy(update={"runs_dir": tmp_path, "labelling": labelling}), Console(file=io.StringIO()))
-    manifests = {}
-    for stage in run.stages()[:3]:
-        manifests[stage.name], skipped = run.ensure(stage, manifests)
-        assert skipped == (stage.name != "sample")
+    made, _, _ = execute(small_config.model_copy(update={"runs_dir": tmp_path, "labelling": labelling}), "sample")
+    assert made == ["sample"]
     before = {group.question.question_id: group for group in groups}
     after = read_parquet(tmp_path / "small" / "sample" / "groups", CandidateGroup)
     assert len(after) == len(groups)

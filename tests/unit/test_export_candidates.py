@@ -76,7 +76,7 @@ def test_conversations_are_what_trl_takes_for_such(run, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("more", "told"), [(["--split", "test"], "no preference of split test"), ([], "vft/model")])
+@pytest.mark.parametrize(("more", "told"), [(["--split", "test"], "no preference of split test"), ([], "config.json")])
 def test_nothing_to_export_is_told(more, told, run, tmp_path):
     folder = run[0] if more else tmp_path
     refused = CliRunner().invoke(app, ["export", str(folder), "--as", "preference", "--out", str(tmp_path / "x.jsonl"), *more])

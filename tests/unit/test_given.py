@@ -1,16 +1,20 @@
 """Candidates from the user's file: what becomes of them, what is refused and how."""
 
+import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
+from rich.console import Console
 from transformers import AutoTokenizer
 
-from aft_ray.config import AlignmentConfig, LabellingConfig
+from aft_ray.config import AlignmentConfig, LabellingConfig, ModelConfig, RunConfig, SamplingConfig, TaskConfig
 from aft_ray.labelling import label_group
 from aft_ray.preflight import check_boundary
+from aft_ray.rounds import Rounds
 from aft_ray.sampling.given import read_given
 from aft_ray.tasks import TASKS, BadInputError
 from schemas import Question
@@ -34,18 +38,14 @@ def questions(tokenizer):
     return tokenized(found, tokenizer)
 
 
-def read(tmp_path, questions, tokenizer, *rows):
+def read(tmp_path, questions, tokenizer, *rows, console=None):
     file = tmp_path / "given.jsonl"
     file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
-    return read_given(file, questions, tokenizer, chat=False)
+    return read_given(file, questions, tokenizer, chat=False, console=console or Console(file=io.StringIO()))
 
 
 def ranks(candidates):
     return [candidate.rank for candidate in candidates]
-
-
-def test_no_file_no_groups(questions, tokenizer):
-    assert read_given(None, questions, tokenizer, chat=False) == []
 
 
 def test_a_group_is_named_by_its_question_or_its_id_and_tokenized_as_a_reference(tmp_path, questions, tokenizer):
@@ -54,6 +54,37 @@ def test_a_group_is_named_by_its_question_or_its_id_and_tokenized_as_a_reference
     assert (first.question, second.question) == (questions[0], questions[1])
     assert first.candidates[0].token_ids == questions[0].reference_ids
     assert [candidate.log_likelihood for candidate in first.candidates] == [None, None]
+
+
+def test_rows_with_one_chain_add_up_and_texts_may_stand_alone(tmp_path, questions, tokenizer):
+    chains = [{"question": ROW["question"], "completion": text} for text in (RIGHT, WRONG)]
+    alone = {"question_id": "train-2", "candidates": [SHORT, RIGHT]}
+    first, second = read(tmp_path, questions, tokenizer, chains[0], alone, chains[1] | {"question_id": "train-1"})
+    assert [candidate.text for candidate in first.candidates] == [RIGHT, WRONG]
+    assert [candidate.index for candidate in first.candidates] == [0, 1]
+    assert [candidate.text for candidate in second.candidates] == [SHORT, RIGHT]
+
+
+def test_what_was_cut_off_has_no_end_of_sequence_and_no_answer(tmp_path, questions, tokenizer):
+    cut = {"question": ROW["question"], "completion": RIGHT, "finish_reason": "length"}
+    (group,) = read(tmp_path, questions, tokenizer, cut, cut | {"completion": WRONG, "finish_reason": "stop"})
+    first, second = group.candidates
+    assert (first.finish_reason, second.finish_reason) == ("length", "stop")
+    assert (*first.token_ids, tokenizer.eos_token_id) == questions[0].reference_ids
+    assert second.token_ids[-1] == tokenizer.eos_token_id
+    labelled = label_group(group, TASKS["gsm8k"], LabellingConfig())
+    assert [(c.verdict, c.label) for c in labelled.candidates] == [("unknown", "dropped"), ("wrong", "negative")]
+
+
+def test_candidates_of_held_out_questions_are_left_out_and_told(tmp_path, questions, tokenizer):
+    told = io.StringIO()
+    rows = [ROW, {"question": "Held out?", "completion": SHORT}]
+    (group,) = read(tmp_path, questions, tokenizer, *rows, console=Console(file=told, width=200))
+    assert group.question.question_id == "train-1"
+    assert "2 chains of 1 training questions" in told.getvalue()
+    assert "given.jsonl:2: test-1 is held out" in told.getvalue()
+    with pytest.raises(BadInputError, match="no candidates of training questions"):
+        read(tmp_path, questions, tokenizer, rows[1])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +115,15 @@ def test_ranks_follow_ranks_or_rewards_or_else_the_labels(tmp_path, questions, t
         (ROW | {"candidates": [{"text": RIGHT, "rank": 1}, {"text": WRONG}]}, "2:row: expected a rank in every candidate"),
         (ROW | {"candidates": [{"text": RIGHT, "rank": 1, "reward": 1.0}]}, "2:row: expected a rank in every candidate"),
         (json.dumps(ROW).replace('"rank": 1', '"reward": NaN'), "2:candidates.0.reward: .*finite"),
-        (ROW | {"question": "Held out?"}, "2:question: 'Held out\\?' is no training question"),
+        (ROW | {"question": "Unheard of?"}, "2:question: 'Unheard of\\?' is no training question"),
+        ({"question": ROW["question"], "completion": " "}, "2:completion: expected a text"),
+        ({"completion": SHORT}, "2:row: expected question or question_id"),
+        ({"question_id": "train-2", "completion": RIGHT, "rank": 1}, "train-2: expected a rank in every candidate"),
+        ({"custom_id": "request-1", "response": {"body": {"choices": []}}}, "2:question: 'request-1' is no training question"),
+        (
+            {"custom_id": "train-1", "response": {"status_code": 200, "body": {"data": []}}},
+            "2:response.body.choices: expected a value",
+        ),
         (ROW | {"question_id": "train-9"}, "2:question: 'train-9' is no training question"),
         (ROW | {"question_id": "train-2"}, "2:question: train-2 stands in the file twice"),
     ],
@@ -98,7 +137,7 @@ def test_a_fault_is_named_by_file_row_and_field(tmp_path, questions, tokenizer, 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path, questions, tokenizer):
     with pytest.raises(BadInputError, match=re.escape(f"{tmp_path / 'none.jsonl'}: cannot be read")):
-        read_given(tmp_path / "none.jsonl", questions, tokenizer, chat=False)
+        read_given(tmp_path / "none.jsonl", questions, tokenizer, False, Console())
 
 
 @examples(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
@@ -116,8 +155,17 @@ def test_a_boundary_to_be_found_is_refused_where_no_chain_will_be_sampled(tmp_pa
     train = [question for question in questions if question.split == "train"]
     rows = [{"question": question.text, "candidates": [{"text": "1", "rank": 1}, {"text": "2", "rank": 2}]} for question in train]
     given = read(tmp_path, questions, tokenizer, *rows)
-    check_boundary(AlignmentConfig(beta="auto"), questions, given[1:])
-    check_boundary(AlignmentConfig(beta=0.2), questions, given)
-    check_boundary(AlignmentConfig(loss="dpo", beta="auto"), questions, given)
-    with pytest.raises(BadInputError, match="set a number"):
-        check_boundary(AlignmentConfig(beta="auto"), questions, given)
+
+    def check(alignment, given, **sampling):
+        config = RunConfig(
+            name="x", model=ModelConfig(path=Path("m")), task=TaskConfig(name="arithmetic"), sampling=SamplingConfig(**sampling),
+            alignment=alignment,
+        )  # fmt: skip
+        check_boundary(alignment, Rounds(config, questions, given).samples_for_training)
+
+    check(AlignmentConfig(beta="auto"), given[1:])
+    check(AlignmentConfig(beta=0.2), given)
+    check(AlignmentConfig(loss="dpo", beta="auto"), given)
+    for case in ({"given": given}, {"given": given[1:], "only_given": True, "candidates_file": Path("x")}):
+        with pytest.raises(BadInputError, match="set a number"):
+            check(AlignmentConfig(beta="auto"), **case)

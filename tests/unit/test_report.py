@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from aft_ray.cli import BAD_INPUT, app
 from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TaskConfig
-from aft_ray.evaluation.summary import summarise
+from aft_ray.evaluation.summary import print_summary, summarise
 from aft_ray.report.found import FoundRun, leads
 from aft_ray.report.page import page, write_or_tell, write_report
 from schemas import Candidate, CandidateGroup, Evaluation, Question, StageManifest, read_parquet, write_parquet
@@ -223,6 +223,26 @@ def test_runs_are_compared_on_the_questions_in_common(run, tmp_path):
     assert "arithmetic, 80 questions in common" in told.output
     # Against itself a run has gained nothing.
     assert told.output.count("+0.0 points, p = 1.000") >= 2
+
+
+def test_a_model_evaluated_alone_is_shown_and_compared_and_has_no_report(run, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    (alone / "evaluate-vft").rename(alone / "evaluate-base")
+    evaluations = {"base": read_parquet(alone / "evaluate-base" / "evaluations", Evaluation)}
+    config = RunConfig.model_validate_json((alone / "config.json").read_text())
+    summary = summarise(config, set(), evaluations, [{"name": "held-out"}])
+    (alone / "summary.json").write_text(json.dumps(summary))
+    printed = io.StringIO()
+    print_summary(summary, Console(file=printed, width=100))
+    assert "arithmetic, 80 held-out questions" in printed.getvalue()
+    assert "gain" not in printed.getvalue()
+    compared = CliRunner().invoke(app, ["compare", str(alone), str(run)], env={"COLUMNS": "200"})
+    assert compared.exit_code == 0, compared.output
+    assert "none, 0" in compared.output
+    refused = CliRunner().invoke(app, ["report", str(alone)])
+    assert refused.exit_code == BAD_INPUT
+    assert "alone" in refused.output
 
 
 def test_questions_of_one_id_and_two_texts_are_not_compared(run, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import ModelConfig, RunConfig, TaskConfig, load_yaml
@@ -81,5 +82,5 @@ def test_a_question_id_in_a_file_is_looked_up_and_makes_no_path(tiny_llama, tmp_
     file = tmp_path / "candidates.jsonl"
     file.write_text(json.dumps({"question_id": "../../outside", "candidates": [{"text": "The answer is 1."}]}))
     with pytest.raises(BadInputError, match="no training question of this run"):
-        read_given(file, questions, AutoTokenizer.from_pretrained(tiny_llama), chat=False)
+        read_given(file, questions, AutoTokenizer.from_pretrained(tiny_llama), False, Console())
     assert [path.name for path in tmp_path.iterdir()] == ["candidates.jsonl"]

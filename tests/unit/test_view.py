@@ -1,7 +1,9 @@
 """The browser of candidates: the right groups in the right order, both scores; bound to this machine, no code of theirs."""
 
 import html
+import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -112,6 +114,30 @@ def test_text_of_models_and_readers_is_text_on_the_page(client):
 def test_another_name_for_this_machine_is_refused(client):
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     assert client.get("/report").text.startswith("<!doctype html>")
+
+
+def test_a_run_that_has_stopped_at_its_candidates_is_shown_without_what_comes_after(run, tmp_path):
+    stopped = tmp_path / "stopped"
+    shutil.copytree(run, stopped, ignore=shutil.ignore_patterns("evaluate-*", "summary.json"))
+    client = TestClient(make_app(FoundRun(stopped)), base_url="http://127.0.0.1")
+    shown = client.get("/").text
+    assert "160 of 160 questions" in shown
+    assert "under the model that sampled." in shown
+    assert "before -" in shown
+    assert "after" not in re.search(r"<article>.*</article>", shown, re.DOTALL)[0]
+    assert client.get("/report").status_code == 404
+
+
+def test_held_out_questions_that_were_sampled_apart_are_shown_too(run, tmp_path):
+    apart = tmp_path / "apart"
+    shutil.copytree(run, apart)
+    (apart / "held-out" / "groups").mkdir(parents=True)
+    (apart / "sample" / "groups" / "3.parquet").rename(apart / "held-out" / "groups" / "0.parquet")
+    assert len(Candidates(FoundRun(apart)).entries) == 120, "of an earlier run"
+    summary = json.loads((apart / "summary.json").read_text())
+    summary["stages"].append({"name": "held-out"})
+    (apart / "summary.json").write_text(json.dumps(summary))
+    assert len(Candidates(FoundRun(apart)).entries) == 160
 
 
 def test_without_groups_there_is_nothing_to_view(tmp_path):
