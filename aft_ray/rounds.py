@@ -54,7 +54,9 @@ class Rounds:
         """The model that is sampled. Of held-out questions alone: the one that alignment starts from."""
         if number > 1:
             return in_round("align", number - 1)
-        return self.config.sampling.sample_from if self.samples_for_training else self.config.alignment.start_from
+        if self.samples_for_training:
+            return self.config.sampling.sample_from
+        return self.config.alignment.start_from if self.train else "base"
 
     def start(self, number: int) -> str:
         """The model that alignment starts from."""

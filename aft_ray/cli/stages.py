@@ -131,6 +131,5 @@ def model_alone(job: RunConfig, model: Path) -> RunConfig:
             "name": f"{job.name}-eval-{name}",
             "model": ModelConfig(path=model, precision=job.model.precision),
             "sampling": job.sampling.model_copy(update={"candidates_file": None, "only_given": False}),
-            "alignment": job.alignment.model_copy(update={"start_from": "base"}),
         }
     )
