@@ -27,11 +27,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel
 from ray.dashboard.modules.job.cli import job_cli_group
+from rich.console import Console
 from transformers import AutoTokenizer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from aft_ray.cli import app, load_job, parse
+from aft_ray.cli.stages import model_alone
 from aft_ray.config import RunConfig
 from aft_ray.losses import bound_loss
 from aft_ray.sampling.given import read_given
@@ -45,7 +47,7 @@ each_page = pytest.mark.parametrize("page", PAGES)
 MAKEFILE = (ROOT / "Makefile").read_text()
 QUICK = {"init", "check", "label", "plan", "report", "compare"}
 """Commands that are really carried out; of all others only the arguments are read."""
-PROGRAMS = ("aft-ray", "python", "make", "ray", "kubectl")
+PROGRAMS = ("aft-ray", "python", "make", "ray", "kubectl", "vllm")
 NOTES_ITS_CALL = """#!{shell}
 printf '%s\\0' "${{0##*/}}" "${{PYTHONPATH-}}" "$@" >> "$CALLS"
 printf '\\036' >> "$CALLS"
@@ -264,6 +266,9 @@ class Reader:
                 context = commands_of_aft_ray()[name].make_context(name, rest)
                 if "job" in context.params:
                     self.start(Path(context.params["job"]), context.args)
+                if name == "eval" and context.params["model"]:
+                    alone = model_alone(load_job(Path(context.params["job"])), context.params["model"])
+                    shutil.copytree(self.run, alone.runs_dir / alone.name)
             case "python", [str(job), *rest] if job.startswith("jobs/"):
                 self.start(Path(job), rest)
             case "python", ["-m", module, *_]:
@@ -312,7 +317,7 @@ def candidates_are_read_as_they_are_shown(model: Path) -> None:
     file = Path("candidates.jsonl")
     row, tokenizer = json.loads(file.read_text()), AutoTokenizer.from_pretrained(model)
     asked = Question(question_id="q", task="gsm8k", split="train", text=row["question"], gold="18", reference=None)
-    (group,) = read_given(file, tokenized([asked], tokenizer), tokenizer, chat=False)
+    (group,) = read_given(file, tokenized([asked], tokenizer), tokenizer, False, Console())
     assert [candidate.text for candidate in group.candidates] == [shown["text"] for shown in row["candidates"]]
 
 
