@@ -12,8 +12,10 @@ LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)
 quickstart: $(READY)
 	@.venv/bin/python jobs/quickstart.py
 
+# Fast ones on all cores first; then those with Ray, vLLM and DeepSpeed, which take all cores each.
 test: $(READY)
-	.venv/bin/python -m pytest tests
+	.venv/bin/python -m pytest tests/unit -n auto --dist worksteal
+	.venv/bin/python -m pytest tests --ignore tests/unit
 
 # The faults that take too long for each change.
 chaos: $(READY)
