@@ -113,6 +113,16 @@ class PromptConfig(Settings):
     )
 
 
+class LoraConfig(Settings):
+    """Low-rank adapters (arXiv 2106.09685): of a linear layer's W + alpha / rank * B A only A and B are trained."""
+
+    rank: Positive = Field(16, description="rows of A, columns of B")
+    alpha: Positive = Field(32, description="the product counts alpha / rank")
+    target: tuple[Column, ...] = Field(
+        (), description="linear layers that get one, by name, as in q_proj,v_proj; all but the output layer unless told"
+    )
+
+
 class TrainingConfig(Settings):
     """What VFT and alignment share."""
 
@@ -124,6 +134,9 @@ class TrainingConfig(Settings):
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.03, description="share of all steps in which the rate rises")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     gradient_clipping: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the global gradient; 0: none")
+    lora: LoraConfig | None = Field(
+        None, description="train low-rank adapters, merged into the model at the end, in place of all weights"
+    )
     max_tokens: Positive = Field(1024, description="a prompt with one chain that is longer is left out, and counted")
     tokens_per_micro_batch: Positive = Field(
         8192, description="padded tokens that a worker computes at a time; a question with more goes in parts, in two passes"

@@ -7,8 +7,10 @@ from transformers import AutoConfig
 from aft_ray.config import AlignmentConfig, RunConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function
 from aft_ray.places import Place, fetched, make_folder
+from aft_ray.planning.shape import empty
 from aft_ray.sampling.engine import longest_request
 from aft_ray.tasks import BadInputError, QuestionSet
+from aft_ray.training.adapters import with_adapters
 from schemas import Question
 
 
@@ -21,6 +23,16 @@ def check_loss(alignment: AlignmentConfig) -> None:
         raise BadInputError([f"alignment: {error}"]) from None
 
 
+def check_adapters(config: RunConfig) -> None:
+    """Raises BadInputError where the model has no such layers as adapters are asked for."""
+    for name, training in (("vft", config.vft), ("alignment", config.alignment)):
+        if training.lora is not None:
+            try:
+                with_adapters(empty(AutoConfig.from_pretrained(fetched(config.model.path, weights=False))), training.lora)
+            except ValueError as error:
+                raise BadInputError([f"{name}.lora.{error}"]) from None
+
+
 def check_model(path: Place) -> None:
     """Raises BadInputError where the directory holds no model that every stage can load."""
     faults = [
@@ -28,6 +40,9 @@ def check_model(path: Place) -> None:
         for name in ("config.json", "tokenizer.json")
         if not (path / name).is_file()
     ]
+    if (path / "adapter_config.json").is_file():
+        told = "an adapter, which some loaders add and others do not: merge it into the model, or remove it"
+        faults.append(f"{path / 'adapter_config.json'}: {told}")
     if not list(path.glob("*.safetensors")):
         faults.append(f"{path}: no *.safetensors, the only format of weights that is loaded")
     if faults:

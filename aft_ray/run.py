@@ -28,6 +28,7 @@ from aft_ray.labelling import count_labels
 from aft_ray.metrics import Gauges
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
 from aft_ray.preflight import (
+    check_adapters,
     check_boundary,
     check_context,
     check_loss,
@@ -80,6 +81,7 @@ class Run:
         model = fetched(config.model.path, weights=False)
         check_context(config)
         check_loss(config.alignment)
+        check_adapters(config)
         check_this_machine(config.resources)
         check_installed(config.tracking)
         self.tasks = make_tasks(config.task)

@@ -1,7 +1,7 @@
 """Memory of a training worker and of a sampling actor: on its GPU, or as its process where there is none, and on its host.
 
 What DeepSpeed keeps follows ZeRO (arXiv 1910.02054, figure 1) with DeepSpeed's own buffers: N workers share the optimizer's state
-from stage 1 on, the gradients from stage 2, the parameters in stage 3.
+from stage 1 on, the gradients from stage 2, the parameters in stage 3. With adapters only theirs have gradients and a state.
 """
 
 from dataclasses import dataclass
@@ -51,33 +51,37 @@ def training_memory(
     dtype = DTYPES[precision]
     on_gpu, stage = resources.gpus_per_training_worker > 0, resources.zero_stage
     workers = max(1, resources.least_training_workers)  # with fewer, each holds more
-    size, count = dtype.itemsize, shape.parameters
+    size, trained = dtype.itemsize, shape.trained(training.lora)
+    count = shape.parameters + (trained if training.lora is not None else 0)
     buffers = deepspeed_buffers(on_gpu)
-    shared = {level: count / workers if stage >= level else count for level in (1, 2, 3)}
-    parameters = size * shared[3]
+    bucket = size * min(trained, buffers["reduce_bucket_size"])
+
+    def share(numbers: int, level: int) -> float:
+        return numbers / workers if stage >= level else numbers
+
+    parameters = size * share(count, 3)
     summed_on_host = on_gpu and stage == 3 and resources.offload != "nothing"
     # In bf16 they are summed in fp32 beside the ones that backward makes.
-    gradients = 0.0 if summed_on_host else (4 if precision == "bf16" and stage else size) * shared[2]
+    gradients = 0.0 if summed_on_host else (4 if precision == "bf16" and stage else size) * share(trained, 2)
     if stage >= 2:
-        gradients += size * min(count, buffers["reduce_bucket_size"])
+        gradients += bucket
     elif precision == "bf16" and stage:
-        gradients += size * count
+        gradients += size * trained
     # Adam's two moments, and of ZeRO always, of bf16 too, weights in fp32.
-    optimizer = (8 + 4 * (stage > 0 or precision == "bf16")) * shared[1]
-    step = 4 * shared[1] if stage else 0  # the gradient in fp32
+    optimizer = (8 + 4 * (stage > 0 or precision == "bf16")) * share(trained, 1)
+    step = 4 * share(trained, 1) if stage else 0  # the gradient in fp32
     if stage == 3:
         parameters += size * min(count, buffers["stage3_max_live_parameters"])
     # There ZeRO-3 keeps sums of the gradients and, beside them, the gradients of the step.
-    offloaded = optimizer + (8 if stage == 3 else 4) * shared[2] if resources.offload != "nothing" else 0.0
-    parameters_offloaded = size * shared[3] if resources.offload == "optimizer+parameters" else 0.0
+    offloaded = optimizer + (8 if stage == 3 else 4) * share(trained, 2) if resources.offload != "nothing" else 0.0
+    parameters_offloaded = size * share(count, 3) if resources.offload == "optimizer+parameters" else 0.0
     device_optimizer = 0.0 if resources.offload != "nothing" else optimizer
     host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
     activations = activation_memory(shape, training, resources, precision, longest)
-    of_ranks = 2 * buffers["allgather_bucket_size"] * size if stage in (1, 2) and workers > 1 else 0.0
+    of_ranks = 2 * size * min(trained, buffers["allgather_bucket_size"]) if stage in (1, 2) and workers > 1 else 0.0
     if not on_gpu:  # offloading then takes from the same memory, and what a step takes is not given back
         device_optimizer, parameters_offloaded = optimizer + step, 0.0
         activations *= KEPT_BY_MALLOC
-        bucket = size * min(count, buffers["reduce_bucket_size"])
         of_ranks = BUCKETS[stage] * bucket if workers > 1 else 0.0
     return Memory(
         parameters=parameters - parameters_offloaded,
@@ -102,7 +106,7 @@ def activation_memory(
     example = group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains)
     of_rank = -(-training.questions_per_step // max(1, resources.least_training_workers))
     questions = max(1, min(budget // example.length, of_rank))
-    kept = shape.activations(example, questions, dtype, resources.gpus_per_training_worker > 0)
+    kept = shape.activations(example, questions, dtype, resources.gpus_per_training_worker > 0, training.lora)
     if resources.activation_checkpointing:
         of_layers = shape.layers * kept.between_layers + kept.of_layer
     else:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from aft_ray.config import LoraConfig
 from aft_ray.places import Place, fetched
 from aft_ray.planning.fused import with_stand_ins
+from aft_ray.training.adapters import size_of_adapters, with_adapters
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
 from aft_ray.training.batches import Batch, Chain, Example, make_batch
 
@@ -43,6 +45,10 @@ class ModelShape:
     def parameters(self) -> int:
         """Tied ones once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def trained(self, lora: LoraConfig | None) -> int:
+        """Parameters that training changes: all, or those of adapters."""
+        return self.parameters if lora is None else size_of_adapters(self.model, lora)
 
     @cached_property
     def head(self) -> int:
@@ -79,11 +85,16 @@ class ModelShape:
         size = getattr(self.text, "head_dim", None) or self.hidden // self.attention_heads
         return 2 * self.layers * self.kv_heads * int(size) * bytes_each
 
-    def activations(self, example: Example, questions: int, dtype: torch.dtype, on_gpu: bool = False) -> Activations:
+    def activations(
+        self, example: Example, questions: int, dtype: torch.dtype, on_gpu: bool = False, lora: LoraConfig | None = None
+    ) -> Activations:
         """Of a micro-batch of `questions` such examples: in rows, on a GPU in a pack, with fused kernels."""
         config = type(self.config).from_dict(self.config.to_dict())
         config.get_text_config().num_hidden_layers = TRACED_LAYERS
         model = empty(config).to(dtype)
+        if lora is not None:
+            model = with_adapters(model, lora)
+            model.enable_input_require_grads()  # else the first of the layers, which is half of them here, would keep less
         if on_gpu:
             with_stand_ins(model)
         elif model.is_backend_compatible():

@@ -1,11 +1,12 @@
 """How much there is to compute, stage by stage, and how long that takes at a stated utilisation.
 
-FLOPs as Megatron-LM counts them (arXiv 2104.04473): 6 a weight and token in training, 2 in a forward pass, attention added.
+FLOPs as Megatron-LM counts them (arXiv 2104.04473): 6 a weight and token in training, 4 where it stands still, 2 in a forward
+pass, attention added.
 """
 
 from dataclasses import dataclass
 
-from aft_ray.config import RunConfig
+from aft_ray.config import LoraConfig, RunConfig
 from aft_ray.planning.shape import ModelShape
 
 
@@ -35,26 +36,30 @@ def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[St
     vft = lengths.references * config.vft.epochs
     groups = lengths.train * config.alignment.epochs
     needs_vft = "vft" in (config.sampling.sample_from, config.alignment.start_from)
-    work = [training("vft", shape, lengths, vft, 1)] if needs_vft else []
+    work = [training("vft", shape, lengths, vft, 1, config.vft.lora)] if needs_vft else []
     asked = lengths.train + lengths.held_out
     work.append(sampling("sample", shape, lengths, asked, k, scored=0, also=lengths.held_out * greedy))
     for number in range(1, config.rounds + 1):
         name = "" if number == 1 else f"-{number}"
         if number > 1:
             work.append(sampling(f"sample{name}", shape, lengths, lengths.train, k))
-        work.append(training(f"align{name}", shape, lengths, groups, k + 1))
+        work.append(training(f"align{name}", shape, lengths, groups, k + 1, config.alignment.lora))
         samples = k if config.evaluation.samples else 0
         work.append(sampling(f"evaluate-aft{name}", shape, lengths, lengths.held_out, samples + greedy, scored=k))
     return work
 
 
-def training(name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: int) -> StageWork:
+def training(
+    name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: int, lora: LoraConfig | None = None
+) -> StageWork:
     """The prompt once, the head at the chains' tokens alone."""
     tokens = questions * (lengths.prompt + chains * lengths.chain)
     of_head = questions * chains * lengths.chain
     body = shape.parameters - shape.head - shape.embedding if shape.embedding else shape.parameters - shape.head
     seen = questions * (lengths.prompt**2 / 2 + chains * lengths.chain * (lengths.prompt + lengths.chain / 2))
-    return StageWork(name, tokens, 6 * (body * tokens + shape.head * of_head) + 12 * shape.layers * shape.hidden * seen, True)
+    each, adapters = (6, 0) if lora is None else (4, shape.trained(lora))
+    flops = each * (body * tokens + shape.head * of_head) + 6 * adapters * tokens + 12 * shape.layers * shape.hidden * seen
+    return StageWork(name, tokens, flops, True)
 
 
 def sampling(

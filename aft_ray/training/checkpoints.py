@@ -161,7 +161,9 @@ def local_name(job: TrainingJob) -> str:
 
 
 def load(engine: Any, checkpoint: Resumable) -> Progress:
-    _, state = engine.load_checkpoint(checkpoint.folder, tag=checkpoint.tag)
+    # What is frozen is not in it.
+    everything = all(parameter.requires_grad for parameter in engine.module.parameters())
+    _, state = engine.load_checkpoint(checkpoint.folder, tag=checkpoint.tag, load_module_strict=everything)
     if checkpoint.universal:
         # DeepSpeed hands out one tensor, on the CPU, to all: a fused optimizer on a GPU wants one of each parameter's own there.
         for parameter, values in engine.optimizer.optimizer.state.items():
@@ -182,7 +184,7 @@ def save(engine: Any, progress: Progress, job: TrainingJob, clock: CheckpointClo
         time.sleep(0.1)
     context = train.get_context()
     folder = Path(tempfile.mkdtemp(prefix=local_name(job)))
-    engine.save_checkpoint(str(folder), client_state={"progress": asdict(progress)})
+    engine.save_checkpoint(str(folder), client_state={"progress": asdict(progress)}, exclude_frozen_parameters=True)
     told = About(progress.step, context.get_world_size(), job.resources.zero_stage, job.resources.offload)
     if context.get_world_rank() == 0:
         (folder / ABOUT).write_text(json.dumps(asdict(told)))

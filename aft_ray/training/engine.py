@@ -13,6 +13,7 @@ from transformers.utils import is_liger_kernel_available
 
 from aft_ray.config import ResourcesConfig
 from aft_ray.places import fetched
+from aft_ray.training.adapters import leave_out_frozen, with_adapters
 from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.loading import load_divided
@@ -39,9 +40,12 @@ def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) ->
     join_process_group(job.resources)
     torch.manual_seed(job.seed)
     model = without_dropout(load_model(job).train())  # in eval mode no activation is checkpointed
+    if job.training.lora is not None:
+        model = with_adapters(model, job.training.lora, job.seed)
     if job.resources.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     scorer = Scorer(model)
+    scorer.register_state_dict_post_hook(leave_out_frozen)
     optimizer = adamw(job, scorer)
     warmup = round(job.training.warmup_share * total_steps)
     engine, *_ = deepspeed.initialize(
@@ -57,11 +61,12 @@ def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) ->
 def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
     """torch's; DeepSpeed's own, whose steps run on the CPU, where the optimizer's state waits there."""
     settings: dict[str, Any] = {"lr": job.training.learning_rate, "weight_decay": job.training.weight_decay}
+    trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     if job.resources.offload == "nothing":
-        return torch.optim.AdamW(scorer.parameters(), fused=True, **settings)
+        return torch.optim.AdamW(trained, fused=True, **settings)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(scorer.parameters(), **settings)
+    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(trained, **settings)
     return optimizer
 
 

@@ -1,4 +1,7 @@
-"""The model written out as a Hugging Face directory, a file at a time: no rank ever holds more of it whole than one file."""
+"""The model written out as a Hugging Face directory, a file at a time: no rank ever holds more of it whole than one file.
+
+Adapters are added to the weights as these are written, and written by themselves beside the model, as PEFT reads them.
+"""
 
 import json
 import tempfile
@@ -11,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from aft_ray.places import Place, fetched, make_folder, upload
+from aft_ray.training.adapters import ADAPTER, adapters_of, own_parameters
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.loading import INDEX
 from aft_ray.training.parts import gathered
@@ -19,7 +23,7 @@ BYTES_PER_FILE = 2**31
 
 
 def export(engine: Any, job: TrainingJob, dtype: torch.dtype) -> None:
-    """Weights as safetensors, config, generation config, tokenizer. Called by all ranks, written by rank 0."""
+    """Weights as safetensors, config, generation config, tokenizer; adapters. Called by all ranks, written by rank 0."""
     model, writes = engine.module.model, deepspeed.comm.get_rank() == 0
     with tempfile.TemporaryDirectory() as folder:
         writer = Writer(Path(folder), job.out / "model") if writes else None
@@ -34,6 +38,8 @@ def export(engine: Any, job: TrainingJob, dtype: torch.dtype) -> None:
                 model.generation_config.save_pretrained(folder)
             AutoTokenizer.from_pretrained(fetched(job.model.path, weights=False)).save_pretrained(folder)
             writer.put_away()
+        if job.training.lora is not None:
+            save_adapters(model, Writer(Path(folder), job.out / "adapter") if writes else None, dtype, job.model.path)
 
 
 class Writer:
@@ -53,15 +59,15 @@ class Writer:
 
 
 def save_by_file(model: Any, writer: Writer | None, dtype: torch.dtype) -> None:
-    parameters = dict(model.named_parameters())
+    adapters = adapters_of(model)
     kept = {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
-    tensors = parameters | kept
+    tensors = own_parameters(model) | kept
     sizes = {name: whole_size(tensor) * dtype.itemsize for name, tensor in tensors.items()}
     parts = divide(sizes)
     weight_map: dict[str, str] = {}
     for number, names in enumerate(parts, start=1):
         file = "model.safetensors" if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
-        held = {name: whole(tensors[name], dtype, writer is not None) for name in names}
+        held = {name: whole(tensors[name], dtype, writer is not None, adapters.get(name)) for name in names}
         if writer is not None:
             writer.save(file, {name: tensor for name, tensor in held.items() if tensor is not None})
         weight_map |= dict.fromkeys(names, file)
@@ -72,19 +78,46 @@ def save_by_file(model: Any, writer: Writer | None, dtype: torch.dtype) -> None:
 
 def save_converted(model: Any, writer: Writer | None, dtype: torch.dtype) -> None:
     """Of models whose files have other names than they do: transformers converts them back, of the whole model at once."""
-    held = {name: whole(parameter, dtype, writer is not None) for name, parameter in model.named_parameters()}
+    adapters, writes = adapters_of(model), writer is not None
+    held = {name: whole(own, dtype, writes, adapters.get(name)) for name, own in own_parameters(model).items()}
     if writer is not None:
         held |= {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in model.state_dict()}
         model.save_pretrained(writer.folder, state_dict=held)
 
 
-def whole(tensor: torch.Tensor, dtype: torch.dtype, writes: bool) -> torch.Tensor | None:
-    """A copy in the host's memory, where it is wanted."""
+def save_adapters(model: Any, writer: Writer | None, dtype: torch.dtype, base: Place) -> None:
+    """As `peft.PeftModel.from_pretrained` takes them, over the model that training started from."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    held = {name: whole(parameter, dtype, writer is not None) for name, parameter in trained.items()}
+    if writer is not None:
+        tensors = {name.replace(f".{ADAPTER}.", "."): tensor for name, tensor in held.items() if tensor is not None}
+        writer.save("adapter_model.safetensors", {f"base_model.model.{name}": tensor for name, tensor in tensors.items()})
+        config = model.peft_config[ADAPTER]
+        config.base_model_name_or_path = str(base)
+        config.inference_mode = True
+        config.save_pretrained(writer.folder)
+        writer.put_away()
+
+
+def whole(tensor: torch.Tensor, dtype: torch.dtype, writes: bool, adapter: Any = None) -> torch.Tensor | None:
+    """A copy in the host's memory, where it is wanted, with what an adapter adds to it."""
     divided = hasattr(tensor, "ds_id")
     found = gathered(tensor) if divided else tensor.detach()
+    added = None if adapter is None else product(adapter, writes)
     if found is None or not writes:
         return None
+    if added is not None:
+        found = found.to("cpu", torch.float32) + added
     return found.to("cpu", dtype if found.is_floating_point() else found.dtype, copy=not divided).contiguous()
+
+
+def product(adapter: Any, writes: bool) -> torch.Tensor | None:
+    """alpha / rank * B A, in fp32, where it is wanted."""
+    down, up = (whole(part[ADAPTER].weight, torch.float32, writes) for part in (adapter.lora_A, adapter.lora_B))
+    if down is None or up is None:
+        return None
+    added = adapter.scaling[ADAPTER] * (up @ down)
+    return added.T if adapter.fan_in_fan_out else added
 
 
 def whole_size(tensor: torch.Tensor) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.config import LoraConfig, ModelConfig, ResourcesConfig, TrainingConfig
 from aft_ray.tasks import BadInputError
 from aft_ray.tasks.arithmetic import generate
 from aft_ray.training import trainer, worker
@@ -140,6 +140,27 @@ def test_from_two_workers_to_one_and_back_the_losses_stay_the_same(zero_stage, j
     expected, found = ([step["loss"] for step in history(of)] for of in (undisturbed, with_workers(2)))
     assert len(found) == STEPS
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("zero_stage", [3, pytest.param(2, marks=pytest.mark.chaos)])
+def test_adapters_go_on_from_a_small_checkpoint_with_another_number_of_workers(zero_stage, job, tmp_path, monkeypatch):
+    """Of the model nothing is in it. Two workers up to step 7, one from step 6 on, against none, in this process."""
+    training = job.training.model_copy(update={"lora": LoraConfig(rank=4)})
+
+    def with_workers(number: int, out: Path) -> TrainingJob:
+        resources = job.resources.model_copy(update={"training_workers": number, "zero_stage": zero_stage})
+        return replace(job, training=training, resources=resources, out=out)
+
+    expected, disturbed = with_workers(0, tmp_path / "expected"), with_workers(2, tmp_path / "disturbed")
+    run_training(expected)
+    stopped_at(7, disturbed, monkeypatch)
+    size = sum(file.stat().st_size for file in checkpoints(disturbed)[-1].rglob("*.pt"))
+    assert size < 0.3 * (job.model.path / "model.safetensors").stat().st_size
+    run_training(with_workers(1, disturbed.out))
+    losses = [step["loss"] for step in history(expected)]
+    assert [step["loss"] for step in history(disturbed)] == pytest.approx(losses, abs=1e-3)
+    for name, weight in weights(disturbed).items():
+        assert torch.allclose(weight, weights(expected)[name], atol=1e-5), name
 
 
 def test_a_loss_that_is_no_number_stops_training_at_once_and_names_its_questions(job, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from aft_ray.cli import parse, run_job
-from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TaskConfig
+from aft_ray.config import AlignmentConfig, LoraConfig, ModelConfig, RunConfig, TaskConfig
 
 JOB = RunConfig(
     name="job", model=ModelConfig(path=Path("model")), task=TaskConfig(name="arithmetic"), alignment=AlignmentConfig(beta=0.3)
@@ -20,6 +20,16 @@ def test_the_command_line_overrides_one_field_and_leaves_the_job_s_others():
     assert config.task.references == 7
     assert config.resources.sampling_actors == (2, 3)
     assert parse(JOB, ["--tracking.to", '["tensorboard"]']).tracking.to == ("tensorboard",)
+
+
+@pytest.mark.parametrize("arguments", [["--alignment.lora.rank", "4"], ["--alignment.lora", '{"rank": 4}']])
+def test_one_field_of_a_part_that_is_off_turns_it_on(arguments):
+    config = parse(JOB, arguments)
+    assert config.alignment.lora == LoraConfig(rank=4)
+    assert config.vft.lora is None
+    again = parse(config, ["--alignment.lora.target", "q_proj,v_proj"])
+    assert again.alignment.lora == LoraConfig(rank=4, target=("q_proj", "v_proj"))
+    assert parse(again, ["--alignment.lora", "null"]).alignment.lora is None
 
 
 def test_yaml_overrides_the_job_and_the_command_line_overrides_yaml(tmp_path):
@@ -118,6 +128,11 @@ def test_settings_are_frozen():
         ),
         (["--sampling.max_prompt_tokens", "900"], "max_prompt_tokens + max_new_tokens + 1 = 1157 tokens"),
         (["--resources.cpus_per_sampling_actor", "512"], "resources.sampling_actors: 1 x 512 CPU, and 1 CPU to read"),
+        (
+            ["--vft.lora.target", "q_proj,c_attn"],
+            "vft.lora.target: no linear layer is called c_attn; there are: down_proj, gate_",
+        ),
+        (["--alignment.lora.target", "lm_head"], "alignment.lora.target: no linear layer is called lm_head"),
         (["--alignment.loss", "losses_of_mine:no_such"], "alignment: no loss 'losses_of_mine:no_such'"),
     ],
 )

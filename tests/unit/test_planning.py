@@ -9,12 +9,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from aft_ray.cli import DOES_NOT_FIT, app, load_job
-from aft_ray.config import AlignmentConfig, ResourcesConfig, RunConfig, TrainingConfig
+from aft_ray.config import AlignmentConfig, LoraConfig, ResourcesConfig, RunConfig, TrainingConfig
 from aft_ray.planning.gpus import GPUS
 from aft_ray.planning.memory import cache_tokens, sampling_memory, training_memory
 from aft_ray.planning.plan import Machine, make_plan
 from aft_ray.planning.shape import ModelShape, group
 from aft_ray.planning.work import Lengths, training
+from aft_ray.training.adapters import with_adapters
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
 from aft_ray.training.batches import make_batch
 
@@ -42,11 +43,13 @@ def test_the_cache_is_that_of_the_heads(shapes):
     assert shapes["70b"].kv_bytes(2) == 2 * 80 * 8 * 128 * 2
 
 
-@pytest.mark.parametrize(("chains", "questions"), [(6, 2), (1, 3)])
-def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, questions):
+@pytest.mark.parametrize(("chains", "questions", "lora"), [(6, 2, None), (1, 3, None), (6, 2, LoraConfig(rank=8))])
+def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, questions, lora):
     """Counted on the meta device against the same hooks on a real model, all of its layers, in fp32."""
     shape, example = ModelShape(tiny_llama), group(20, 30, chains)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).train()
+    if lora is not None:
+        model = with_adapters(model, lora)
     model.set_attn_implementation(SHARED_PROMPT)
     batch = make_batch([replace(example, question_id=str(number)) for number in range(questions)])
     own, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
@@ -63,7 +66,7 @@ def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, ques
             input_ids=batch.input_ids_RL, position_ids=batch.position_ids_RL, use_cache=False, **arguments
         ).last_hidden_state
     assert output.requires_grad
-    found = shape.activations(example, questions, torch.float32)
+    found = shape.activations(example, questions, torch.float32, lora=lora)
     expected = sum(size for _, size in kept.values())
     assert shape.layers * found.of_layer == pytest.approx(expected, rel=0.1)
 
@@ -106,6 +109,30 @@ def test_offloading_moves_to_the_host_and_recomputing_saves_activations(shapes):
     assert offloaded.host > 12 * shapes["7b"].parameters / 8 > plain.host
     recomputed = memory_of(shapes["7b"], zero_stage=3, activation_checkpointing=True)
     assert recomputed.activations < plain.activations / 5
+
+
+@pytest.mark.parametrize("target", [(), ("q_proj", "v_proj")])
+def test_adapters_are_as_large_as_those_that_are_put_in(tiny_llama, target):
+    lora = LoraConfig(rank=4, target=target)
+    model = with_adapters(AutoModelForCausalLM.from_pretrained(tiny_llama), lora)
+    assert ModelShape(tiny_llama).trained(lora) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_adapters_take_the_memory_of_gradients_and_optimizer_and_a_third_of_the_work_away(shapes, on_gpu):
+    """By hand, of Llama-2-7B at rank 16: 16 * (in + out) of the seven layers of a block."""
+    shape, lora = shapes["7b"], LoraConfig(rank=16)
+    trained = 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
+    resources = ResourcesConfig(training_workers=8, gpus_per_training_worker=int(on_gpu), zero_stage=2)
+    full, adapted = (
+        training_memory(shape, TrainingConfig(lora=setting), resources, "bf16", group(256, 256, 1)) for setting in (None, lora)
+    )
+    assert adapted.parameters == full.parameters + 2 * trained
+    assert adapted.optimizer == (12 if on_gpu else 16) * trained / 8
+    assert adapted.gradients == 4 * trained / 8 + 2 * trained
+    assert adapted.device < full.device - 12 * shape.parameters / 8
+    flops = [training("align", shape, GSM8K, 1000, 7, setting).flops for setting in (None, lora)]
+    assert flops[1] == pytest.approx(flops[0] * 2 / 3, rel=0.05)
 
 
 def test_tensor_parallelism_leaves_more_room_for_the_cache(shapes):
