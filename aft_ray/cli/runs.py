@@ -1,4 +1,4 @@
-"""Commands on jobs and finished runs: plan, report, compare, view, export."""
+"""Commands on jobs and finished runs: plan, report, compare, view, publish, export."""
 
 import sys
 from pathlib import Path
@@ -108,6 +108,30 @@ def view(
         console.print(f"http://{HOST}:{port}")
         serve(app_of_run, port)
     except NoRunError as error:
+        refuse(str(error), console)
+
+
+@app.command(rich_help_panel=READING)
+def publish(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(help="the directory to make", show_default=False)],
+    licence: Annotated[str | None, typer.Option("--license", help="for the card, by the hub's names, as apache-2.0")] = None,
+    base_model: Annotated[str | None, typer.Option(help="the base model's ORG/NAME on the hub, for the card")] = None,
+    push: Annotated[str | None, typer.Option(help="ORG/NAME to upload it to, as the user of `hf auth login`")] = None,
+    public: Annotated[bool, typer.Option("--public", help="a repository that --push makes is for all to see")] = False,
+) -> None:
+    """Make a directory for a model hub of a run's model: weights, tokenizer, settings, a model card with the run's figures."""
+    from aft_ray import publish as publishing
+    from aft_ray.places import place
+    from aft_ray.report.found import NoRunError
+
+    console = Console()
+    try:
+        publishing.publish(place(run), out, licence, base_model)
+        print(f"{out}: read its README.md" + ("" if push else f"; upload it by: hf upload ORG/NAME {out} --private"))
+        if push:
+            print(publishing.push(out, push, public))
+    except (NoRunError, ValidationError, OSError, ValueError) as error:
         refuse(str(error), console)
 
 
