@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from aft_ray.cluster import beside_the_driver
-from aft_ray.sampling.heartbeat import SECONDS_BETWEEN_BEATS
+from aft_ray.heartbeat import SECONDS_BETWEEN_BEATS, Use
 
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_LINES = 0.5, 15.0
 SECONDS_OF_RATE = 600.0
@@ -42,6 +43,8 @@ class Look:
     """Of a training, since the last look."""
     rate: float | None = None
     """Units a second."""
+    use: Use = field(default_factory=dict)
+    """Mean of the stage's processes and of their time."""
 
     def __str__(self) -> str:
         found = []
@@ -67,6 +70,7 @@ class Tally:
         self.latest: Measures = {}
         self.steps: list[tuple[int, Measures]] = []
         self.heard: dict[str, float] = {}
+        self.uses: dict[str, list[float]] = {}
 
     def add(self, done: int, checked: int = 0, right: int = 0) -> None:
         """Questions, and of their chains those that were checked and those that were right."""
@@ -78,8 +82,14 @@ class Tally:
         if measures:
             self.steps.append((done, measures))
 
-    def beat(self, engine: str) -> None:
+    def beat(self, engine: str, use: Use | None = None) -> None:
         self.heard[engine] = self.clock()
+        self.add_use(use or {})
+
+    def add_use(self, use: Use) -> None:
+        """Of a process, since it told of itself last."""
+        for name, value in use.items():
+            self.uses.setdefault(name, []).append(value)
 
     def look(self) -> Look:
         """Each step is handed out once."""
@@ -92,6 +102,7 @@ class Tally:
             engines=alive if self.heard else None,
             latest=self.latest,
             steps=steps,
+            use={name: fmean(values) for name, values in self.uses.items()},
         )
 
 

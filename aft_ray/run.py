@@ -24,6 +24,7 @@ from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
 from aft_ray.evaluation.measures import evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
+from aft_ray.heartbeat import Use
 from aft_ray.labelling import count_labels
 from aft_ray.metrics import Gauges
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
@@ -101,7 +102,8 @@ class Run:
         self.folder = absolute(config.runs_dir / config.name)
         check_writable(self.folder)
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
-        self.listeners: list[Listener] = [Gauges(config.name)]
+        self.used: dict[str, Use] = {}
+        self.listeners: list[Listener] = [Gauges(config.name), lambda stage, look, last: self.used.update({stage: look.use})]
 
     def execute(self) -> dict[str, Any]:
         """All stages that are wanted, then the summary, which is returned.
@@ -120,7 +122,7 @@ class Run:
         manifests: dict[str, StageManifest] = {}
         rows = []
         for stage in self.stages():
-            manifest, skipped = ensure(self.folder, stage, manifests, self.console)
+            manifest, skipped = ensure(self.folder, stage, manifests, self.used, self.console)
             manifests[stage.name] = manifest
             tracking.log_training(self.folder / stage.name)
             rows.append(

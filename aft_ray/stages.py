@@ -1,12 +1,13 @@
 """A stage of a run: skipped when its result is there and still valid, else made, whole or not at all."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
+from aft_ray.heartbeat import Use
 from aft_ray.places import Place, write_atomically
 from aft_ray.storage import differences, fingerprint, finish_interrupted, read_manifest, remove_leftovers, stage_folder, versions
 from schemas import StageManifest
@@ -42,8 +43,10 @@ def leading_to(goals: Iterable[str], stages: Sequence[Stage]) -> list[Stage]:
     return [stage for stage in stages if stage.name in needed]
 
 
-def ensure(folder: Place, stage: Stage, manifests: dict[str, StageManifest], console: Console) -> tuple[StageManifest, bool]:
-    """The stage's manifest, and whether it was there already."""
+def ensure(
+    folder: Place, stage: Stage, manifests: dict[str, StageManifest], used: Mapping[str, Use], console: Console
+) -> tuple[StageManifest, bool]:
+    """The stage's manifest, and whether it was there already. `used`: what stages have used, once they are made."""
     inputs = {name: manifests[name].fingerprint for name in stage.inputs}
     wanted = fingerprint(stage.settings, inputs)
     finish_interrupted(folder / stage.name, wanted)
@@ -72,6 +75,7 @@ def ensure(folder: Place, stage: Stage, manifests: dict[str, StageManifest], con
             inputs=inputs,
             counts=counts,
             seconds=round(time.monotonic() - started, 3),
+            use=used.get(stage.name, {}),
             versions=versions(),
         )
         write_atomically(out / "manifest.json", manifest.model_dump_json(indent=2) + "\n")

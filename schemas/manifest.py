@@ -15,4 +15,8 @@ class StageManifest(Record):
     inputs: dict[str, str] = Field(description="fingerprints of what the stage read, by name")
     counts: dict[str, Count] = Field(description="records in, out and dropped, each drop by its reason")
     seconds: float = Field(ge=0)
+    use: dict[str, float] = Field(
+        {},
+        description="of its engines or workers, on the mean: cores kept busy, and gpu, the share of time that it computed",
+    )
     versions: dict[str, str] = Field(description="of the libraries that made it")

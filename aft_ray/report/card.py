@@ -72,7 +72,9 @@ def results(run: FoundRun, task: TaskConfig) -> Iterator[EvalResult]:
 def settings_of(run: FoundRun) -> str:
     """The run's configuration as YAML, of paths their names alone: where things lie is nobody's business."""
     config = RunConfig.model_validate(run.config)
-    return yaml.safe_dump(_names_alone(config.model_dump(mode="json", exclude={"runs_dir", "resources", "tracking"})), sort_keys=False)
+    return yaml.safe_dump(
+        _names_alone(config.model_dump(mode="json", exclude={"runs_dir", "resources", "tracking"})), sort_keys=False
+    )
 
 
 def _names_alone(value: Any, key: str = "") -> Any:

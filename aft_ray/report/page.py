@@ -132,9 +132,16 @@ def stage_row(run: FoundRun, manifest: StageManifest) -> dict[str, Any]:
         "name": manifest.stage,
         "seconds": f"{manifest.seconds:,.0f}",
         "rate": rate,
+        "busy": busy(manifest.use),
         "counts": [f"{count:,} {name}" for name, count in manifest.counts.items()],
         "skipped": skipped,
     }
+
+
+def busy(use: dict[str, float]) -> str:
+    """Of an engine or a training worker, on the mean."""
+    told = [f"GPU {use['gpu']:.0%}"] if "gpu" in use else []
+    return ", ".join(told + ([f"{use['cores']:.2f} cores"] if "cores" in use else []))
 
 
 def share(value: float | None) -> str:

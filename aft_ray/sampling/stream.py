@@ -15,12 +15,12 @@ from ray.actor import ActorHandle
 
 from aft_ray.cluster import beside_the_driver
 from aft_ray.config import SamplingConfig
+from aft_ray.heartbeat import keep_beating
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.places import Place, for_ray_data, make_folder
 from aft_ray.sampling.attempts import Asking, Attempts, start_or_end
 from aft_ray.sampling.commits import commit, committed, without
 from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, request_seed
-from aft_ray.sampling.heartbeat import keep_beating
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
 # Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
@@ -40,7 +40,7 @@ class SamplingActor:
         self.settings = settings
         self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_question, self.sample, self.give_up)
-        keep_beating(counter)
+        keep_beating(lambda use: counter.beat.remote(self.asking.actor, use), settings.resources.gpus_per_sampling_actor > 0)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         yield to_table(CandidateGroup, await self.asking.ask_all(from_table(Question, table)))
@@ -87,7 +87,7 @@ class EvaluationActor:
         self.sampled = sampled
         self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_group, self.evaluate, self.give_up)
-        keep_beating(counter)
+        keep_beating(lambda use: counter.beat.remote(self.asking.actor, use), settings.resources.gpus_per_sampling_actor > 0)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         yield to_table(Evaluation, await self.asking.ask_all(from_table(CandidateGroup, table)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from aft_ray.config import AlignmentConfig, TrainingConfig
+from aft_ray.heartbeat import keep_beating
 from aft_ray.losses import bound_loss, has_boundary, loss_function, needs_reference
 from aft_ray.losses.boundary import boundaries_by_task
 from aft_ray.places import Place, write_atomically
@@ -34,6 +35,8 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     job: TrainingJob = settings["job"]
     context = train.get_context()
+    if job.counter is not None and job.resources.training_workers:
+        keep_beating(job.counter.add_use.remote, job.resources.gpus_per_training_worker > 0)
     examples, left_out = load_examples(job)
     batches = schedule(examples, job)
     with newest_whole_checkpoint(job) as checkpoint:

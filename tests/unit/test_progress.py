@@ -1,11 +1,15 @@
 """What is known of a stage while it goes on: sums, engines that stand, the pace, the line; without Ray (with it: integration)."""
 
 import json
+import queue
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from aft_ray.heartbeat import keep_beating
 from aft_ray.metrics import METRICS
 from aft_ray.progress import SECONDS_OF_RATE, SECONDS_WITHOUT_BEAT, Look, Pace, Tally
 
@@ -54,6 +58,27 @@ def test_an_engine_that_falls_silent_is_not_counted_for_ever(clock):
     assert tally.look().engines == 1
     clock.now += SECONDS_WITHOUT_BEAT
     assert tally.look().engines == 0
+
+
+def test_the_use_of_a_stage_is_the_mean_of_its_processes_and_their_time():
+    tally = Tally()
+    tally.beat("one", {})
+    tally.beat("one", {"cores": 1.0, "gpu": 0.5})
+    tally.beat("other", {"cores": 0.5, "gpu": 0.9})
+    tally.add_use({"cores": 0.9})
+    assert tally.look().use == pytest.approx({"cores": 0.8, "gpu": 0.7})
+
+
+def test_a_process_tells_how_busy_it_is_with_its_children(monkeypatch):
+    monkeypatch.setattr("aft_ray.heartbeat.SECONDS_BETWEEN_BEATS", 0.5)
+    told: queue.Queue[dict[str, float]] = queue.Queue()
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        keep_beating(told.put, on_gpu=False)
+        assert told.get(timeout=10) == {}
+        assert told.get(timeout=10)["cores"] > 0.1
+    finally:
+        child.kill()
 
 
 def test_the_pace_is_that_of_what_was_done_since_the_first(clock):
