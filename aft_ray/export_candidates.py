@@ -53,12 +53,13 @@ def model_of(run: Place) -> Place:
 def preferences(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
     for right in of_label(group, "positive"):
         for wrong in of_label(group, "negative"):
-            yield {"prompt": prompt_of(group.question, tokenizer), "chosen": right.text, "rejected": wrong.text}
+            chosen, rejected = said(right, tokenizer), said(wrong, tokenizer)
+            yield {"prompt": prompt_of(group.question, tokenizer), "chosen": chosen, "rejected": rejected}
 
 
 def completions(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
     for right in of_label(group, "positive"):
-        yield {"prompt": prompt_of(group.question, tokenizer), "completion": right.text}
+        yield {"prompt": prompt_of(group.question, tokenizer), "completion": said(right, tokenizer)}
 
 
 def conversations(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
@@ -76,6 +77,14 @@ ROWS: dict[str, Callable[[CandidateGroup, PreTrainedTokenizerBase], Iterator[Row
 
 def of_label(group: CandidateGroup, label: str) -> list[Candidate]:
     return [candidate for candidate in group.candidates if candidate.label == label]
+
+
+def said(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> str:
+    """As it stands behind the prompt: the text of one from a file says nothing of the white space between them."""
+    if candidate.log_likelihood is not None:
+        return candidate.text
+    text: str = tokenizer.decode(candidate.token_ids, skip_special_tokens=True)
+    return text
 
 
 def prompt_of(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -108,7 +108,9 @@ def open_job(job: str) -> RunConfig:
         config = load_job(place(job))
     except ValidationError as error:
         refuse_settings(error, console)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        refuse(f"{job}: {error.strerror or error}. aft-ray init writes a job file for your questions.", console)
+    except ValueError as error:
         refuse(str(error), console)
     sys.argv[0] = os.path.realpath(job)  # whose folder Ray's workers look into for modules, as for a script's
     return config

@@ -56,6 +56,22 @@ def test_every_pair_once_and_what_the_model_read_as_its_prompt(run, tiny_llama, 
     assert tuple(tokenizer(rows[0]["prompt"])["input_ids"]) == groups[0].question.prompt_ids
 
 
+def test_a_chain_from_a_file_stands_behind_its_prompt_as_it_was_trained_on(run, tiny_llama, tmp_path):
+    groups, tokenizer = run[1], AutoTokenizer.from_pretrained(tiny_llama)
+    ids = (*tokenizer(" The answer is 7.", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+    given = Candidate(
+        index=0, text="The answer is 7.", token_ids=ids, finish_reason="stop", log_likelihood=None, label="positive"
+    )
+    folder = tmp_path / "run"
+    (folder / "sample" / "groups").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model": {"path": str(tiny_llama)}}))
+    write_parquet(
+        folder / "sample" / "groups" / "1.parquet", CandidateGroup, [groups[0].model_copy(update={"candidates": (given,)})]
+    )
+    exported(folder, "prompt-completion", tmp_path / "right.jsonl")
+    assert json.loads((tmp_path / "right.jsonl").read_text())["completion"] == " The answer is 7."
+
+
 def test_right_chains_as_parquet_and_as_a_saved_dataset(run, tmp_path):
     folder, _ = run
     exported(folder, "prompt-completion", tmp_path / "right.parquet")
