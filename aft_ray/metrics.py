@@ -16,7 +16,7 @@ METRICS = {
     "assessment_accuracy": "of the last step of a training: how often right chains score above wrong ones",
     "tokens_per_second": "of the last step of a training, over all workers",
 }
-"""Prometheus has them as ray_aft_NAME{run=..., stage=...}."""
+"""Prometheus has them as ray_aft_NAME{run=..., stage=...}; half a minute after a stage no more, Ray forgets what is not set."""
 
 
 class Gauges:
@@ -38,8 +38,6 @@ class Gauges:
             "acceptance": look.acceptance,
             "pool_size": look.engines,
         }
-        if last:  # a gauge stays as it is until the driver ends
-            values |= {name: 0.0 for name in ("rate", "pool_size") if values[name] is not None}
         for name, gauge in self.gauges.items():
             if (value := values.get(name)) is not None:
                 gauge.set(value, tags={"run": self.run, "stage": stage})

@@ -166,7 +166,7 @@ class Tracking:
         """Listens to the progress of every stage: each step of a training, else how things stand every so often."""
         self.waiting += [(step, known(measures)) for step, measures in look.steps]
         if last or time.monotonic() - self.sent >= SECONDS_BETWEEN_LINES:
-            if not look.latest:
+            if look.done and not look.latest:
                 stands = {"rate": look.rate, "acceptance": look.acceptance, "pool_size": look.engines}
                 self.waiting.append((look.done, known(stands)))
             self.log(stage, self.waiting)

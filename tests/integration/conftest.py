@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, RunConfig, SamplingConfig, TaskConfig, TrainingConfig
+from aft_ray.config import (
+    AlignmentConfig,
+    ModelConfig,
+    ResourcesConfig,
+    RunConfig,
+    SamplingConfig,
+    TaskConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
 from aft_ray.run import Run
 from aft_ray.tasks import read_questions
 
@@ -33,6 +42,7 @@ def small_config(tiny_llama, tmp_path_factory) -> RunConfig:
         ),
         alignment=AlignmentConfig(learning_rate=1e-4, epochs=1, questions_per_step=8),
         resources=ResourcesConfig(training_workers=2, sampling_actors=(1, 1), zero_stage=2),
+        tracking=TrackingConfig(to=("tensorboard",)),
     )
 
 

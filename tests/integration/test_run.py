@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 from starlette.testclient import TestClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from typer.testing import CliRunner
 
@@ -202,6 +203,31 @@ def test_the_summary_has_what_is_promised(finished_run):
     assert summary["stages"][2]["counts"]["candidates"] == K * questions
     assert summary["seed"] == 0
     assert {"torch", "ray", "deepspeed", "transformers"} <= summary["versions"].keys()
+
+
+def test_tensorboard_has_been_told_of_every_step_of_right_chains_and_of_the_results(finished_run, groups):
+    folder, summary = finished_run
+    (run,) = (folder / "tracking").iterdir()
+    found = EventAccumulator(str(run))
+    found.Reload()
+    for stage in ("vft", "align"):
+        history = json.loads((folder / stage / "training.json").read_text())["history"]
+        for name in ("loss", "learning_rate", "gradient_norm"):
+            told = [(event.step, event.value) for event in found.Scalars(f"{stage}/{name}")]
+            assert dict(told) == pytest.approx({step: row[name] for step, row in enumerate(history, start=1)}, rel=1e-5)
+            assert len(told) == len(history)
+    for model in summary["models"]:
+        (event,) = found.Scalars(f"results/{model['task']}/{model['name']}/accuracy")
+        assert event.value == pytest.approx(model["accuracy"])
+    answered = [e.greedy.verdict for e in read_parquet(folder / "evaluate-aft" / "evaluations", Evaluation)]
+    checked = {"sample": [c.verdict for group in groups for c in group.candidates], "evaluate-aft": answered}
+    for stage, number in (
+        ("sample", TRAIN_QUESTIONS + HELD_OUT + NEVER_TRAINED_ON),
+        ("evaluate-aft", HELD_OUT + NEVER_TRAINED_ON),
+    ):
+        last = found.Scalars(f"{stage}/acceptance")[-1]
+        right = checked[stage].count("right") / len(checked[stage])
+        assert (last.step, last.value) == (number, pytest.approx(right))
 
 
 def test_the_loss_falls(finished_run):
