@@ -9,9 +9,9 @@ import ray
 from rich.console import Console
 
 from aft_ray import progress
+from aft_ray.heartbeat import keep_beating
 from aft_ray.metrics import METRICS, Gauges
 from aft_ray.progress import StageProgress
-from aft_ray.sampling.heartbeat import keep_beating
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 @ray.remote(num_cpus=0)
 class Engine:
     def __init__(self, counter):
-        keep_beating(counter)
+        actor = ray.get_runtime_context().get_actor_id()
+        keep_beating(lambda use: counter.beat.remote(actor, use), on_gpu=False)
 
 
 def exported() -> dict[str, float]:
