@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -70,7 +69,8 @@ class Tally:
         self.latest: Measures = {}
         self.steps: list[tuple[int, Measures]] = []
         self.heard: dict[str, float] = {}
-        self.uses: dict[str, list[float]] = {}
+        self.uses: dict[str, tuple[float, int]] = {}
+        """Sums, and of how many beats."""
 
     def add(self, done: int, checked: int = 0, right: int = 0) -> None:
         """Questions, and of their chains those that were checked and those that were right."""
@@ -89,7 +89,8 @@ class Tally:
     def add_use(self, use: Use) -> None:
         """Of a process, since it told of itself last."""
         for name, value in use.items():
-            self.uses.setdefault(name, []).append(value)
+            total, beats = self.uses.get(name, (0.0, 0))
+            self.uses[name] = total + value, beats + 1
 
     def look(self) -> Look:
         """Each step is handed out once."""
@@ -102,7 +103,7 @@ class Tally:
             engines=alive if self.heard else None,
             latest=self.latest,
             steps=steps,
-            use={name: fmean(values) for name, values in self.uses.items()},
+            use={name: total / beats for name, (total, beats) in self.uses.items()},
         )
 
 
