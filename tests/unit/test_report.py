@@ -86,8 +86,9 @@ def made_run(folder: Path, name: str, seed: int, rounds=1, samples_after=4, pair
     for stage in ("questions", "vft", "sample", "align", *(f"evaluate-{model}" for model in evaluations)):
         (run / stage).mkdir()
         counts = {"questions": 160, "dropped: no answer": 3}
+        use = {"gpu": 0.54, "cores": 1.2} if stage == "align" else {"cores": 0.97} if stage == "sample" else {}
         manifest = StageManifest(
-            stage=stage, fingerprint="f" * 16, settings={}, inputs={}, counts=counts, seconds=2.0, versions={}
+            stage=stage, fingerprint="f" * 16, settings={}, inputs={}, counts=counts, seconds=2.0, use=use, versions={}
         )
         (run / stage / "manifest.json").write_text(manifest.model_dump_json())
         stages.append({"name": stage, "seconds": 2.0, "skipped": False, "counts": counts})
@@ -142,6 +143,7 @@ def test_the_page_says_what_was_measured(run):
         assert f"{compared['accuracy_gain'] * 100:+.1f} points, p {p}" in text
     assert "3 dropped: no answer" in text
     assert "2,000 tokens/s in steps" in text
+    assert "GPU 54%, 1.20 cores" in text
     assert f"aft-ray run {run / 'config.json'} --name by-chance-again" in text
     assert "longer, never trained on" in text
 
