@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, GPT2Config, LlamaConfig, MixtralConfig
 
 from aft_ray.config import LoraConfig, ResourcesConfig
-from aft_ray.training.adapters import adapters_of, own_parameters, with_adapters
+from aft_ray.training.adapters import adapters_of, leave_out_frozen, own_parameters, with_adapters
 from aft_ray.training.engine import prepare_environment
+from aft_ray.training.scores import Scorer
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 LLAMA = LlamaConfig(**SIZES, tie_word_embeddings=True)
@@ -59,6 +60,13 @@ def test_the_output_layer_has_none_and_the_class_of_the_model_stays():
     assert type(model.base_model).__name__ == "LlamaModel"
     assert type(model.lm_head) is torch.nn.Linear
     assert all("lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_a_checkpoint_holds_nothing_else_not_even_what_has_two_names():
+    scorer = Scorer(with_adapters(AutoModelForCausalLM.from_config(LLAMA), LORA))
+    assert {"head.weight", "model.lm_head.weight"} < scorer.state_dict().keys()
+    scorer.register_state_dict_post_hook(leave_out_frozen)
+    assert scorer.state_dict().keys() == {name for name, parameter in scorer.named_parameters() if parameter.requires_grad}
 
 
 def test_what_peft_would_take_for_experts_is_refused_and_others_are_not():
