@@ -8,6 +8,7 @@ to be installed, and takes credentials from where its users have them.
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -76,7 +77,7 @@ def copy_within_store(file: Place, to: Place) -> None:
 def upload(local: Path, to: Place) -> None:
     """A local file, which is whole at its place or not there."""
     if isinstance(to, Path):
-        staging = to.with_name(f".{to.name}.partial")
+        staging = to.with_name(f".{to.name}.{uuid.uuid4().hex}.partial")  # another may write the same at the same time
         try:
             shutil.copyfile(local, staging)
             staging.replace(to)

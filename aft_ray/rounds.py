@@ -43,8 +43,9 @@ class Rounds:
         """The questions that have candidates in the records of that stage."""
         if stage == "held-out":
             return self.held_out
+        given = {group.question.question_id for group in self.given}
         if stage != "sample":
-            return self.train
+            return [q for q in self.train if q.question_id in given] if self.config.sampling.only_given else self.train
         return list(self.questions) if self.samples_for_training else [group.question for group in self.given]
 
     def given_in(self, stage: str) -> Sequence[CandidateGroup]:

@@ -39,14 +39,15 @@ from aft_ray.preflight import (
     check_writable,
 )
 from aft_ray.progress import Listener, StageProgress
-from aft_ray.report.page import write_or_tell
+from aft_ray.report.found import SUMMARY
+from aft_ray.report.page import REPORT, write_or_tell
 from aft_ray.rounds import Rounds, in_round
 from aft_ray.sampling.commits import committed
 from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
-from aft_ray.stages import Stage, ensure, fingerprint_of_last, leading_to
+from aft_ray.stages import Stage, all_done, ensure, fingerprints, leading_to
 from aft_ray.storage import alone_in, content_of, model_fingerprint
 from aft_ray.tasks import make_tasks
 from aft_ray.tracking import Tracking, check_installed
@@ -82,7 +83,8 @@ class Run:
         model = fetched(config.model.path, weights=False)
         check_context(config)
         check_loss(config.alignment)
-        check_adapters(config)
+        if until != "evaluate-base":
+            check_adapters(config)
         check_this_machine(config.resources)
         check_installed(config.tracking)
         self.tasks = make_tasks(config.task)
@@ -112,8 +114,11 @@ class Run:
         """
         with alone_in(self.folder):
             local = self.folder if isinstance(self.folder, Path) else self.logs
-            whole = fingerprint_of_last(self.whole_run())  # a part belongs to the same run
-            with Tracking(self.config, self.folder, local, whole, self.console) as tracking:
+            whole = fingerprints(self.whole_run())  # a part belongs to the same run
+            if not all_done(self.folder, whole):  # figures of another run, or of one before, say nothing of what is made now
+                for told in (SUMMARY, REPORT):
+                    (self.folder / told).unlink(missing_ok=True)
+            with Tracking(self.config, self.folder, local, [*whole.values()][-1], self.console) as tracking:
                 self.listeners.append(tracking)
                 return self.execute_stages(tracking)
 
@@ -140,7 +145,7 @@ class Run:
         }
         summary = summarise(self.config, {question.task for question in self.rounds.train}, evaluations, rows)
         if evaluations:
-            write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
             tracking.log_summary(summary)
         if len(evaluations) > 1:
             write_or_tell(self.folder, self.console)
@@ -192,9 +197,11 @@ class Run:
     def sampling_stages(self, number: int) -> list[Stage]:
         """Candidates, labelled."""
         model, inputs = self.origin(self.rounds.sampler(number))
-        # What these two choose is what a stage depends on.
-        sampling = self.config.sampling.model_dump(mode="json", exclude={"sample_from", "only_given"})
+        # What these choose is what a stage depends on.
+        sampling = self.config.sampling.model_dump(mode="json", exclude={"sample_from", "only_given", "candidates_file"})
         sampled = {"sampling": sampling, "seed": self.config.seed + number - 1} | model
+        if number > 1 and self.config.sampling.only_given:
+            sampled["asked"] = content_of(self.rounds.asked_in(in_round("sample", number)))
 
         def stage(name: str, settings: dict[str, Any], *inputs: str) -> Stage:
             settings = settings | {

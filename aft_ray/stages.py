@@ -26,12 +26,18 @@ class Stage:
     renewable: tuple[str, ...] = ()
 
 
-def fingerprint_of_last(stages: Sequence[Stage]) -> str:
-    """As its manifest will have it: of all that it depends on."""
+def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
+    """Of each by its name, as its manifest will have it: of all that it depends on."""
     found: dict[str, str] = {}
     for stage in stages:
         found[stage.name] = fingerprint(stage.settings, {name: found[name] for name in stage.inputs})
-    return found[stages[-1].name]
+    return found
+
+
+def all_done(folder: Place, wanted: Mapping[str, str]) -> bool:
+    """Whether the results of all stages are there, and those that are wanted."""
+    found = {name: read_manifest(folder / name) for name in wanted}
+    return all(manifest is not None and manifest.fingerprint == wanted[name] for name, manifest in found.items())
 
 
 def leading_to(goals: Iterable[str], stages: Sequence[Stage]) -> list[Stage]:

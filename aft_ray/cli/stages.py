@@ -84,19 +84,26 @@ def requests(
     model: Annotated[str | None, typer.Option(help="the name that requests carry, where a server asks for one")] = None,
 ) -> None:
     """Write what a job would sample for its training questions as a batch file, for vLLM or OpenAI to answer elsewhere."""
-    from aft_ray.sampling.batch_files import write_requests
+    from aft_ray.losses import has_boundary, loss_function
+    from aft_ray.preflight import check_model
+    from aft_ray.sampling.batch_files import plain_template, write_requests
     from aft_ray.tasks import BadInputError
 
     console = Console()
     config = parse_or_exit(open_job(job), context.args, console)
     try:
+        check_model(config.model.path)
         number = write_requests(config, model, out)
     except (BadInputError, OSError) as error:
         refuse(str(error), console)
-    template = "" if config.prompt.chat else " --chat-template '{{ bos_token }}{{ messages[0].content }}'"
+    template = "" if config.prompt.chat else f" --chat-template '{plain_template(config.model.path)}'"
+    # The boundary is found from sampled chains, and of these there are none.
+    bounded = config.alignment.beta == "auto" and has_boundary(loss_function(config.alignment.loss))
+    boundary = ["--alignment.beta", "0.2"] if bounded else []
+    then = shlex.join(["align", job, *context.args, "--sampling.candidates_file", "chains.jsonl", *boundary])
     console.print(f"{out}: {number:,} requests of {config.sampling.k} chains each", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Next: vllm run-batch -i {out} -o chains.jsonl --model MODEL{template}", markup=False, soft_wrap=True)
-    console.print(f"      aft-ray align {job} --sampling.candidates_file chains.jsonl", markup=False, soft_wrap=True)
+    told = f"vllm run-batch -i {shlex.quote(str(out))} -o chains.jsonl --model MODEL{template}"
+    console.print(f"Next: {told}\n      aft-ray {then}", markup=False, highlight=False, soft_wrap=True)
 
 
 def open_job(job: str) -> RunConfig:
@@ -127,7 +134,9 @@ def make_part(job: str, arguments: list[str], until: "Goal", then: tuple[str, ..
 
 def model_alone(job: RunConfig, model: Path) -> RunConfig:
     """The job by which that model is evaluated: with nothing of the job's own run but its questions and how they are asked."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.resolve().name)
+    path = model.resolve()
+    own = path.parts[-3:] if path.name == "model" else path.parts[-1:]  # of a run: the run, the stage, and `model`
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(own))
     return job.model_copy(
         update={
             "name": f"{job.name}-eval-{name}",

@@ -13,6 +13,8 @@ from aft_ray.storage import read_manifest
 from aft_ray.training.job import TOLD
 from schemas import Evaluation, Question, StageManifest, iter_parquet
 
+SUMMARY = "summary.json"
+
 
 class NoRunError(Exception):
     """There is no finished run in that directory."""
@@ -53,12 +55,12 @@ class FoundRun:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        return self._read("summary.json")
+        return self._read(SUMMARY)
 
     @property
     def evaluated(self) -> bool:
         """Whether it has come to its end; it may have stopped at its candidates."""
-        return (self.folder / "summary.json").exists()
+        return (self.folder / SUMMARY).exists()
 
     @property
     def name(self) -> str:

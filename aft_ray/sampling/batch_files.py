@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from transformers import AutoTokenizer
 
 from aft_ray.config import RunConfig
-from aft_ray.places import atomic_file
+from aft_ray.places import Place, atomic_file, fetched
 from aft_ray.sampling.engine import request_seed
 from aft_ray.tasks import make_tasks, read_questions
 from aft_ray.tasks.base import Row, Text
@@ -73,6 +74,13 @@ def write_requests(config: RunConfig, model: str | None, out: Path) -> int:
         for number, request in enumerate(requests(config, model), start=1):  # noqa: B007
             file.write(json.dumps(request, ensure_ascii=False) + "\n")
     return number
+
+
+def plain_template(model: Place) -> str:
+    """The chat template by which vLLM asks a model for the one message as it is, with what its tokenizer puts before a text."""
+    tokenizer = AutoTokenizer.from_pretrained(fetched(model, weights=False))
+    begins = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return ("{{ bos_token }}" if begins else "") + "{{ messages[0].content }}"
 
 
 def requests(config: RunConfig, model: str | None) -> Iterator[dict[str, Any]]:

@@ -48,12 +48,10 @@ def committed(folder: Place) -> pa.Array:
     found: set[str] = set()
     files: list[Place] = list(folder.glob("*.parquet"))
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
+        content = file.read_bytes()
         try:
-            with file.open("rb") as stream:
-                table = pq.ParquetFile(stream, page_checksum_verification=True).read()
-        except (pa.ArrowException, OSError) as error:
-            if not tells_of_content(error):
-                raise
+            table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        except (pa.ArrowException, OSError):
             file.unlink()
             continue
         ids = question_ids(table).to_pylist()
@@ -62,11 +60,6 @@ def committed(folder: Place) -> pa.Array:
             write_whole(table.filter(pc.invert(pa.array(again))), file)
         found.update(ids)
     return pa.array(sorted(found), pa.string())
-
-
-def tells_of_content(error: Exception) -> bool:
-    """That what is in the file is broken, not that it cannot be read just now: pyarrow's own errors have no number."""
-    return isinstance(error, pa.ArrowInvalid) or (type(error) is OSError and error.errno is None)
 
 
 def question_ids(table: pa.Table) -> pa.ChunkedArray:

@@ -104,8 +104,7 @@ def read_given(
     faults += [f"{path}:{question_id}: {fault}" for question_id, of in found.items() if (fault := fault_of_merits(of))]
     if faults or not found:
         raise BadInputError(faults or [f"{path}: no candidates of training questions", *left_out])
-    origin = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
-    groups = [make_group(of, by_name[question_id], tokenizer, chat, origin) for question_id, of in found.items()]
+    groups = [make_group(of, by_name[question_id], tokenizer, chat) for question_id, of in found.items()]
     told = [f"{path}: {sum(len(group.candidates) for group in groups):,} chains of {len(groups):,} training questions"]
     if left_out:
         told += [f"left out: {len(left_out):,} rows or choices", *left_out[:SHOWN]]
@@ -144,8 +143,9 @@ def fault_of_merits(candidates: Iterable[GivenCandidate]) -> str | None:
 
 
 def make_group(
-    given: Sequence[GivenCandidate], question: Question, tokenizer: PreTrainedTokenizerBase, chat: bool, origin: str
+    given: Sequence[GivenCandidate], question: Question, tokenizer: PreTrainedTokenizerBase, chat: bool
 ) -> CandidateGroup:
+    origin = hashlib.sha256("".join(candidate.model_dump_json() for candidate in given).encode()).hexdigest()[:16]
     texts = [candidate.text for candidate in given]
     before = [tokenizer.decode(question.prompt_ids)] * len(texts)
     behind = [continued(text, chat) for text in texts]

@@ -40,7 +40,7 @@ class SamplingActor:
         self.settings = settings
         self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_question, self.sample, self.give_up)
-        keep_beating(lambda use: counter.beat.remote(self.asking.actor, use), settings.resources.gpus_per_sampling_actor > 0)
+        say_that_it_stands(self.asking.actor, counter, settings)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         yield to_table(CandidateGroup, await self.asking.ask_all(from_table(Question, table)))
@@ -87,7 +87,7 @@ class EvaluationActor:
         self.sampled = sampled
         self.engine = start_or_end(attempts, lambda: Engine(settings))
         self.asking = Asking(attempts, settings.resources.attempts, id_of_group, self.evaluate, self.give_up)
-        keep_beating(lambda use: counter.beat.remote(self.asking.actor, use), settings.resources.gpus_per_sampling_actor > 0)
+        say_that_it_stands(self.asking.actor, counter, settings)
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         yield to_table(Evaluation, await self.asking.ask_all(from_table(CandidateGroup, table)))
@@ -138,6 +138,11 @@ class EvaluationActor:
     def check(self, chains: Sequence[Candidate], question: Question) -> list[Candidate]:
         task = self.settings.tasks[question.task]
         return [check_candidate(chain, question, task, self.settings.labelling) for chain in chains]
+
+
+def say_that_it_stands(actor: str | None, counter: ActorHandle[Any], settings: EngineSettings) -> None:
+    gpu = 0 if settings.resources.gpus_per_sampling_actor else None
+    keep_beating(lambda use: counter.beat.remote(actor, use), gpu)
 
 
 def too_long(prompt_ids: Sequence[int], config: SamplingConfig) -> Failure:

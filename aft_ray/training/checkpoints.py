@@ -116,7 +116,7 @@ def newest_whole_checkpoint(job: TrainingJob) -> Iterator[Resumable | None]:
     saved_by = about(chosen).world_size
     bound_to_ranks = job.resources.zero_stage > 0
     if not bound_to_ranks or saved_by == context.get_world_size():
-        with own_part(chosen, job) as folder:
+        with own_part(chosen, job) if job.resources.zero_stage == 3 else chosen.as_directory() as folder:
             yield Resumable(folder, latest(folder), universal=False)
         return
     with chosen.as_directory() as folder:
@@ -129,9 +129,9 @@ def newest_whole_checkpoint(job: TrainingJob) -> Iterator[Resumable | None]:
 
 @contextmanager
 def own_part(checkpoint: Any, job: TrainingJob) -> Iterator[str]:
-    """The checkpoint as this rank needs it: on a disk that all see as it is, of a store only what this rank reads.
+    """A checkpoint of ZeRO-3 as this rank needs it: on a disk that all see as it is, of a store only what this rank reads.
 
-    DeepSpeed looks whether the other ranks' files are there, without reading them: they are there, and empty.
+    By the names of the other ranks' files DeepSpeed tells how it was written, without reading them: they are there, and empty.
     """
     from pyarrow.fs import LocalFileSystem, copy_files
 

@@ -36,7 +36,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     job: TrainingJob = settings["job"]
     context = train.get_context()
     if job.counter is not None and job.resources.training_workers:
-        keep_beating(job.counter.add_use.remote, job.resources.gpus_per_training_worker > 0)
+        keep_beating(job.counter.add_use.remote, own_gpu(job))
     examples, left_out = load_examples(job)
     batches = schedule(examples, job)
     with newest_whole_checkpoint(job) as checkpoint:
@@ -54,6 +54,13 @@ def train_worker(settings: dict[str, Any]) -> None:
         write_atomically(job.out / TOLD, json.dumps(told))
     deepspeed.comm.barrier()
     leave_process_group(job.resources)
+
+
+def own_gpu(job: TrainingJob) -> int | None:
+    """Of those that this process sees, which are all that the node's workers have."""
+    from ray.train.torch import get_device
+
+    return get_device().index if job.resources.gpus_per_training_worker else None
 
 
 def train_steps(engine: Any, batches: list[list[Example]], progress: Progress, job: TrainingJob, layout: Layout) -> bool:

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 class Engine:
     def __init__(self, counter):
         actor = ray.get_runtime_context().get_actor_id()
-        keep_beating(lambda use: counter.beat.remote(actor, use), on_gpu=False)
+        keep_beating(lambda use: counter.beat.remote(actor, use), gpu=None)
 
 
 def exported() -> dict[str, float]:

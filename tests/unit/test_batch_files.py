@@ -16,15 +16,16 @@ from typer.testing import CliRunner
 
 from aft_ray.cli import BAD_INPUT, app
 from aft_ray.config import ModelConfig, PromptConfig, RunConfig, SamplingConfig, TaskConfig
+from aft_ray.sampling.batch_files import plain_template
 from aft_ray.sampling.given import read_given
 from aft_ray.tasks import read_questions
-from tests.conftest import tokenized
+from tests.conftest import ROOT, tokenized
 
 ANSWERED = Path(__file__).parent / "vllm_batch_output.jsonl"
 K, LENGTH = 3, 24
 JOB = RunConfig(
     name="batch",
-    model=ModelConfig(path=Path("tiny_llama")),
+    model=ModelConfig(path=ROOT / "jobs" / "tiny_llama"),
     task=TaskConfig(name="arithmetic", difficulty=1, train_questions=4, test_questions=3),
     sampling=SamplingConfig(k=K, max_new_tokens=LENGTH),
 )
@@ -62,6 +63,15 @@ def test_a_request_asks_for_what_the_run_would_sample(tmp_path, train, tokenizer
         assert (line["body"]["n"], line["body"]["max_completion_tokens"], line["body"]["temperature"]) == (K, LENGTH, 0.7)
         assert line["body"]["model"] == "large"
     assert len({line["body"]["seed"] for line in lines}) == len(train)
+
+
+def test_the_template_begins_a_prompt_as_the_tokenizer_does(tmp_path, tiny_llama):
+    assert plain_template(tiny_llama) == "{{ bos_token }}{{ messages[0].content }}"
+    for file in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (tmp_path / file).write_text((tiny_llama / file).read_text())
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    assert plain_template(tmp_path) == "{{ messages[0].content }}"
 
 
 def test_examples_come_before_a_question_in_its_conversation(tmp_path):

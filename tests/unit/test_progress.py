@@ -74,7 +74,7 @@ def test_a_process_tells_how_busy_it_is_with_its_children(monkeypatch):
     told: queue.Queue[dict[str, float]] = queue.Queue()
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        keep_beating(told.put, on_gpu=False)
+        keep_beating(told.put, gpu=None)
         assert told.get(timeout=10) == {}
         assert told.get(timeout=10)["cores"] > 0.1
     finally:

@@ -9,8 +9,9 @@ from rich.console import Console
 from aft_ray.cli.stages import model_alone
 from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, SamplingConfig, TaskConfig
 from aft_ray.run import Run
-from aft_ray.storage import fingerprint
+from aft_ray.stages import fingerprints
 from aft_ray.tasks import BadInputError, read_questions
+from schemas import StageManifest
 
 TRAIN = 4
 TASK = TaskConfig(name="arithmetic", difficulty=1, train_questions=TRAIN, test_questions=3)
@@ -45,13 +46,6 @@ def run(tmp_path, tiny_llama):
 
 def names(run: Run) -> str:
     return " ".join(stage.name for stage in run.stages())
-
-
-def fingerprints(run: Run) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for stage in run.stages():
-        found[stage.name] = fingerprint(stage.settings, {name: found[name] for name in stage.inputs})
-    return found
 
 
 BASE, DPO = {"start_from": "base"}, {"start_from": "base", "loss": "dpo"}
@@ -96,9 +90,9 @@ def test_what_is_made_for_what_is_wanted(settings, sample, align, whole, run):
 
 @pytest.mark.parametrize("settings", [{}, {"sample_from": "base"}, {"given": TRAIN, "alignment": BASE}, {"rounds": 2}])
 def test_a_whole_run_goes_on_from_each_part(settings, run):
-    whole = fingerprints(run(None, **settings))
+    whole = fingerprints(run(None, **settings).stages())
     for part in ("sample", "align"):
-        assert fingerprints(run(part, **settings)).items() < whole.items()
+        assert fingerprints(run(part, **settings).stages()).items() < whole.items()
 
 
 @pytest.mark.parametrize(
@@ -114,8 +108,45 @@ def test_a_whole_run_goes_on_from_each_part(settings, run):
 )
 def test_a_stage_is_made_anew_where_what_it_comes_from_has_changed(settings, change, same, run):
     """A precision stands for another base model."""
-    before, after = fingerprints(run(**settings)), fingerprints(run(**settings | change))
+    before, after = (fingerprints(run(**of).stages()) for of in (settings, settings | change))
     assert {name for name in before if before[name] == after.get(name)} == set(same.split())
+
+
+def test_only_questions_that_came_with_candidates_are_asked_in_later_rounds(run):
+    one, more = (run(given=number, only_given=True, alignment=BASE, rounds=2) for number in (1, 2))
+    assert [question.question_id for question in one.rounds.asked_in("sample-2")] == [one.rounds.train[0].question_id]
+    assert len(run(given=1, rounds=2).rounds.asked_in("sample-2")) == TRAIN
+    before, after = ({stage.name: stage.settings for stage in of.stages()}["sample-2"] for of in (one, more))
+    assert before != after
+
+
+def test_what_the_file_of_candidates_is_called_changes_nothing(run, tmp_path):
+    before = run(given=2, rounds=2)
+    moved = (tmp_path / "candidates.jsonl").rename(tmp_path / "others.jsonl")
+    sampling = before.config.sampling.model_copy(update={"candidates_file": moved})
+    after = Run(before.config.model_copy(update={"sampling": sampling}), Console(quiet=True))
+    assert fingerprints(after.stages()) == fingerprints(before.stages())
+
+
+def test_figures_of_a_run_before_are_gone_as_soon_as_one_with_other_settings_begins(run, monkeypatch):
+    """Also where only a part of it is made."""
+    monkeypatch.setattr(Run, "execute_stages", lambda self, tracking: {})
+    done = run()
+    for stage in done.stages():
+        (done.folder / stage.name).mkdir(parents=True)
+        manifest = StageManifest(
+            stage=stage.name, fingerprint=fingerprints(done.stages())[stage.name], settings={}, inputs={}, counts={}, seconds=1,
+            versions={},
+        )  # fmt: skip
+        (done.folder / stage.name / "manifest.json").write_text(manifest.model_dump_json())
+    told = [done.folder / "summary.json", done.folder / "report.html"]
+    for file in told:
+        file.write_text("of this run")
+    for part in (None, "sample", "align"):
+        run(part).execute()
+        assert all(file.exists() for file in told)
+    run("align", alignment={"loss": "dpo"}).execute()
+    assert not any(file.exists() for file in told)
 
 
 def test_a_model_alone_is_asked_held_out_questions_only(run, tiny_llama, tmp_path):
@@ -123,6 +154,8 @@ def test_a_model_alone_is_asked_held_out_questions_only(run, tiny_llama, tmp_pat
     assert names(alone) == "questions held-out evaluate-base"
     assert {question.split for question in alone.questions} == {"test"}
     assert alone.folder == tmp_path / "runs" / "x-eval-tiny_llama"
+    names_of_others = {model_alone(alone.config, tmp_path / run / "align" / "model").name for run in ("one", "other")}
+    assert names_of_others == {"x-eval-tiny_llama-eval-one-align-model", "x-eval-tiny_llama-eval-other-align-model"}
 
 
 def test_a_part_needs_no_other_questions_than_its_own(run):

@@ -1,12 +1,13 @@
 """The run directory: whole stages or none, and what a change is called."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from aft_ray.places import write_atomically
+from aft_ray.places import upload, write_atomically
 from aft_ray.storage import (
     alone_in,
     differences,
@@ -94,3 +95,20 @@ def test_a_second_process_in_a_run_directory_is_refused_while_the_first_is_there
         assert refused.returncode != 0
         assert "another run is at work there" in refused.stderr
     assert subprocess.run(second, capture_output=True, text=True).stdout == "alone\n"
+
+
+def test_two_who_put_a_file_in_its_place_at_once_leave_one_of_them_whole(tmp_path, monkeypatch):
+    one, other, to = tmp_path / "one", tmp_path / "other", tmp_path / "to"
+    one.write_text("one" * 1000)
+    other.write_text("other" * 1000)
+    usual = shutil.copyfile
+
+    def with_another_meanwhile(source, staging):
+        usual(source, staging)
+        if source == one:
+            upload(other, to)
+
+    monkeypatch.setattr(shutil, "copyfile", with_another_meanwhile)
+    upload(one, to)
+    assert to.read_text() == "one" * 1000
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "other", "to"]

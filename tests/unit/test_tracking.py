@@ -13,7 +13,7 @@ from rich.console import Console
 from aft_ray.config import ModelConfig, RunConfig, TaskConfig, TrackingConfig
 from aft_ray.progress import Look
 from aft_ray.run import Run
-from aft_ray.stages import fingerprint_of_last
+from aft_ray.stages import fingerprints
 from aft_ray.tasks import BadInputError
 from aft_ray.tracking import Tracking, check_installed
 
@@ -160,7 +160,7 @@ def test_who_is_told_changes_no_stage_and_what_decides_the_results_is_in_the_las
     other = job.model_copy(update={"vft": job.vft.model_copy(update={"epochs": 7})})
     stages = [Run(config, Console(file=io.StringIO())).stages() for config in (job, silent, other)]
     assert [stage.settings for stage in stages[0]] == [stage.settings for stage in stages[1]]
-    assert fingerprint_of_last(stages[0]) == fingerprint_of_last(stages[1]) != fingerprint_of_last(stages[2])
+    assert fingerprints(stages[0]) == fingerprints(stages[1]) != fingerprints(stages[2])
 
 
 def test_what_was_trained_before_a_tracker_was_there_is_told_too(tmp_path):
