@@ -271,6 +271,16 @@ def test_options_as_files_hold_them(found):
         (r"So $x$ is 5 or $y$ is 6.", "5", "unknown"),
         (r"The answer is $5$ or $6$.", "5", "unknown"),
         (r"The answer is $5$, since $2 + 3 = 5$.", "5", "right"),
+        # Nothing marks them.
+        (r"The sum of the roots is $-\frac{b}{a} = -3$.", "-3", "right"),
+        (r"So $x=2$ or $x=3$.", "2,3", "right"),
+        (r"Then $x = 5$ and $y = 3$, so $xy = 15$.", "15", "right"),
+        ("So p = 6, q = 31, r = -1.", "(6,31,-1)", "right"),
+        (r"The minimum is therefore $2\sqrt{6}$, attained at $x = 3$.", r"2\sqrt6", "right"),
+        ("Therefore f(x) = 2x + 1.", "2x+1", "right"),
+        (r"We have to find $x$ such that $x^2 = 49$.", "7", "unknown"),
+        (r"Suppose $x = 7$.", "7", "unknown"),
+        (r"Since $n$ must be even, $n = 4$ is not possible.", "4", "unknown"),
     ],
 )
 def test_expressions(text, gold, verdict, isolated):
@@ -316,24 +326,6 @@ def test_numbers_that_nothing_marks(text, gold, verdict, isolated):
 )
 def test_options_that_nothing_marks(text, choices, gold, verdict, isolated):
     assert check_answer(text, gold, choices, CHOICE, isolated).verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("text", "gold", "verdict"),
-    [
-        (r"The sum of the roots is $-\frac{b}{a} = -3$.", "-3", "right"),
-        (r"So $x=2$ or $x=3$.", "2,3", "right"),
-        (r"Then $x = 5$ and $y = 3$, so $xy = 15$.", "15", "right"),
-        ("So p = 6, q = 31, r = -1.", "(6,31,-1)", "right"),
-        (r"The minimum is therefore $2\sqrt{6}$, attained at $x = 3$.", r"2\sqrt6", "right"),
-        ("Therefore f(x) = 2x + 1.", "2x+1", "right"),
-        (r"We have to find $x$ such that $x^2 = 49$.", "7", "unknown"),
-        (r"Suppose $x = 7$.", "7", "unknown"),
-        (r"Since $n$ must be even, $n = 4$ is not possible.", "4", "unknown"),
-    ],
-)
-def test_expressions_that_nothing_marks(text, gold, verdict, isolated):
-    assert check_answer(text, gold, (), EXPRESSION, isolated).verdict == verdict
 
 
 @pytest.mark.parametrize(
