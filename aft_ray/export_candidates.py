@@ -7,7 +7,6 @@ messages             messages: a question and a right chain as a conversation, a
 Formats: https://huggingface.co/docs/trl/dataset_formats and https://platform.openai.com/docs/guides/supervised-fine-tuning
 """
 
-import json
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any, Literal
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from aft_ray.places import Place, fetched, place
+from aft_ray.config import RunConfig
+from aft_ray.places import Place, fetched
+from aft_ray.report.found import FoundRun
 from aft_ray.tasks.base import body
 from schemas import Candidate, CandidateGroup, Question, iter_parquet
 
@@ -27,13 +28,15 @@ Row = dict[str, Any]
 def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     """Writes JSON lines, Parquet, or a directory that `datasets.load_from_disk` reads, by the ending of `out`; returns the rows.
 
-    Raises FileNotFoundError where the run has sampled nothing, ValueError where there is nothing to write, or not known how.
+    Raises NoRunError where there is no run, FileNotFoundError where it has sampled nothing, ValueError where there is nothing to
+    write, or not known how.
     """
     if out.suffix not in ("", ".jsonl", ".parquet"):
         raise ValueError(f"{out}: expected a name that ends in .jsonl or .parquet, or a directory's")
-    tokenizer = AutoTokenizer.from_pretrained(fetched(model_of(run), weights=False))
-    groups = (group for group in iter_parquet(run / "sample" / "groups", CandidateGroup) if group.question.split == split)
-    rows = [row for group in groups for row in ROWS[kind](group, tokenizer)]
+    found = FoundRun(run)
+    tokenizer = AutoTokenizer.from_pretrained(fetched(model_of(found), weights=False))
+    groups = (group for stage in found.sampling_stages for group in iter_parquet(run / stage / "groups", CandidateGroup))
+    rows = [row for group in groups if group.question.split == split for row in ROWS[kind](group, tokenizer)]
     if not rows:
         raise ValueError(f"{run}: no {kind} of split {split}")
     disable_progress_bars()
@@ -43,11 +46,14 @@ def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     return len(rows)
 
 
-def model_of(run: Place) -> Place:
-    """One whose tokenizer the run has; all of its models have the same."""
-    if (run / "vft" / "model").is_dir():
-        return run / "vft" / "model"
-    return place(json.loads((run / "config.json").read_text())["model"]["path"])
+def model_of(run: FoundRun) -> Place:
+    """One whose tokenizer the run has; all of its models have the same. VFT's lies in the run, the base model may be gone.
+
+    Where VFT may have been left out, what lies there may be of an earlier run, with another base model.
+    """
+    config, vft = RunConfig.model_validate(run.config), run.folder / "vft" / "model"
+    made = config.sampling.sample_from == config.alignment.start_from == "vft"
+    return vft if made and vft.is_dir() else config.model.path
 
 
 def preferences(group: CandidateGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:

@@ -148,9 +148,10 @@ def export(
     """Write the candidates of a run's first round as a data set that other trainers take: TRL's, OpenAI's, datasets'."""
     from aft_ray.export_candidates import export_candidates
     from aft_ray.places import place
+    from aft_ray.report.found import NoRunError
 
     try:
         number = export_candidates(place(run), kind, split, out)
-    except (OSError, ValueError) as error:
+    except (NoRunError, OSError, ValueError) as error:
         refuse(str(error), Console())
     print(f"{out}: {number:,} rows")

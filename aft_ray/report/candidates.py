@@ -103,9 +103,7 @@ class Candidates:
 
     def __init__(self, run: FoundRun) -> None:
         self.run = run
-        # Held-out questions may have been sampled apart; what lies there may also be of an earlier run, configured otherwise.
-        stages = [stage for stage in ("sample", "held-out") if stage == "sample" or (run.evaluated and stage in run.stages)]
-        found = (file for stage in stages for file in files_below(run.folder / stage / "groups"))
+        found = (file for stage in run.sampling_stages for file in files_below(run.folder / stage / "groups"))
         self.files: list[Place] = sorted((file for file in found if file.suffix == ".parquet"), key=str)
         if not self.files:
             raise NoRunError(f"{run.folder}: no finished run (nothing in sample/groups)")

@@ -76,8 +76,21 @@ class FoundRun:
 
     @cached_property
     def models(self) -> list[str]:
-        """The one before alignment first."""
+        """The one that was sampled first."""
         return list(dict.fromkeys(model["name"] for model in self.summary["models"]))
+
+    @property
+    def starts_from_first(self) -> bool:
+        """Whether alignment started from the first model, so that what lies between the first and the last is its work alone."""
+        return bool(self.models[0] == self.config["alignment"]["start_from"])
+
+    @property
+    def sampling_stages(self) -> list[str]:
+        """Those that hold the candidates of the first round.
+
+        Held-out questions may have been sampled apart; what lies there may also be of an earlier run, configured otherwise.
+        """
+        return [stage for stage in ("sample", "held-out") if stage == "sample" or (self.evaluated and stage in self.stages)]
 
     def model(self, name: str, task: str) -> dict[str, Any]:
         """What was measured of it on that task."""

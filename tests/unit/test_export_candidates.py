@@ -1,6 +1,7 @@
 """Candidates as data sets: what TRL itself makes of them, and that every pair and every right chain is there once."""
 
 import json
+import shutil
 
 import pytest
 from datasets import load_dataset, load_from_disk
@@ -9,6 +10,7 @@ from trl.data_utils import is_conversational
 from typer.testing import CliRunner
 
 from aft_ray.cli import BAD_INPUT, app
+from aft_ray.config import ModelConfig, RunConfig, TaskConfig
 from aft_ray.tasks.arithmetic import generate
 from schemas import Candidate, CandidateGroup, write_parquet
 from tests.conftest import tokenized
@@ -16,11 +18,17 @@ from tests.conftest import tokenized
 LABELS = (("positive", "negative", "positive", "dropped"), ("negative",), ("positive",))
 
 
+def write_config(folder, model, **more):
+    config = RunConfig(name="run", model=ModelConfig(path=model), task=TaskConfig(name="arithmetic"), **more)
+    (folder / "config.json").write_text(config.model_dump_json())
+
+
 @pytest.fixture(scope="module")
 def run(tiny_llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "vft").mkdir()
     (folder / "vft" / "model").symlink_to(tiny_llama)
+    write_config(folder, folder / "gone")
     (folder / "sample" / "groups").mkdir(parents=True)
     questions = tokenized(generate("train", len(LABELS), 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
     groups = [
@@ -38,8 +46,8 @@ def run(tiny_llama, tmp_path_factory):
     return folder, groups
 
 
-def exported(run, kind, out):
-    told = CliRunner().invoke(app, ["export", str(run), "--as", kind, "--out", str(out)])
+def exported(run, kind, out, *more):
+    told = CliRunner().invoke(app, ["export", str(run), "--as", kind, "--out", str(out), *more])
     assert told.exit_code == 0, told.output
     return told.output
 
@@ -64,12 +72,30 @@ def test_a_chain_from_a_file_stands_behind_its_prompt_as_it_was_trained_on(run, 
     )
     folder = tmp_path / "run"
     (folder / "sample" / "groups").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model": {"path": str(tiny_llama)}}))
+    write_config(folder, tiny_llama)
     write_parquet(
         folder / "sample" / "groups" / "1.parquet", CandidateGroup, [groups[0].model_copy(update={"candidates": (given,)})]
     )
     exported(folder, "prompt-completion", tmp_path / "right.jsonl")
     assert json.loads((tmp_path / "right.jsonl").read_text())["completion"] == " The answer is 7."
+
+
+def test_a_model_that_vft_has_left_is_not_asked_where_the_run_goes_without_vft(run, tiny_llama, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run", symlinks=True)
+    (folder / "vft" / "model").unlink()
+    (folder / "vft" / "model").mkdir()  # of an earlier run, and of another base model: here, none
+    write_config(folder, tiny_llama, sampling={"sample_from": "base"}, alignment={"start_from": "base"})
+    assert "2 rows" in exported(folder, "preference", tmp_path / "pairs.jsonl")
+
+
+def test_held_out_questions_that_were_sampled_apart_are_exported_too(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run", symlinks=True)
+    held_out = [g.model_copy(update={"question": g.question.model_copy(update={"split": "test"})}) for g in run[1]]
+    (folder / "held-out" / "groups").mkdir(parents=True)
+    write_parquet(folder / "held-out" / "groups" / "1.parquet", CandidateGroup, held_out)
+    (folder / "summary.json").write_text(json.dumps({"stages": [{"name": "sample"}, {"name": "held-out"}]}))
+    assert "2 rows" in exported(folder, "preference", tmp_path / "pairs.jsonl", "--split", "test")
+    assert "2 rows" in exported(folder, "preference", tmp_path / "train.jsonl")
 
 
 def test_right_chains_as_parquet_and_as_a_saved_dataset(run, tmp_path):
