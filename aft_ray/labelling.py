@@ -15,6 +15,8 @@ from aft_ray.tasks.equations import equations, false_equation
 from aft_ray.tasks.own_part import goes_on_to_another
 from schemas import Candidate, CandidateGroup, Label, Question
 
+REWARDED = "candidates with a rank or reward of the user's"
+
 
 def label_group(group: CandidateGroup, task: Task, config: LabellingConfig) -> CandidateGroup:
     """The same group with every candidate checked, labelled and ranked. Of candidates that are the same the first counts."""
@@ -115,5 +117,7 @@ def count_labels(groups: Iterable[CandidateGroup]) -> dict[str, int]:
         for candidate in group.candidates:
             counts["candidates"] += 1
             counts["candidates with a false equation"] += candidate.false_equation is not None
+            if candidate.reward is not None:
+                counts[REWARDED] += 1
             counts[f"{candidate.label}: {(candidate.reason or '').partition(': ')[0]}"] += 1
     return dict(counts)

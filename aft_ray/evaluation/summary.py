@@ -17,7 +17,7 @@ def summarise(
 ) -> dict[str, Any]:
     """All models on the same held-out questions and the same candidates, task by task, each compared with the first.
 
-    `evaluations`: by the model's name, the one before alignment first; `trained`: tasks that were trained on.
+    `evaluations`: by the model's name, the one that was sampled first; `trained`: tasks that were trained on.
     """
     models, comparisons = [], []
     confidence = config.evaluation.confidence

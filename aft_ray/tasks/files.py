@@ -6,7 +6,7 @@ Faults are collected, not raised one by one: the user sees all of them, each as 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,10 +123,23 @@ def _saved_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
+    source = hub_source(name)
+    yield from load_dataset(source.repository, source.config, split=source.split)
+
+
+class HubSource(NamedTuple):
+    repository: str
+    """On the hub, or a folder of this disk."""
+    config: str | None
+    split: str
+
+
+def hub_source(name: str) -> HubSource:
+    """What hf:NAME:SPLIT names. Raises ValueError where it is not of that form."""
     source, _, split = name.removeprefix("hf:").rpartition(":")
     if not source:
         raise ValueError("expected hf:NAME:SPLIT, as in hf:openai/gsm8k/main:train")
-    repository, config = source, None
     if not Path(source).exists() and source.count("/") > 1:
         repository, _, config = source.rpartition("/")
-    yield from load_dataset(repository, config, split=split)
+        return HubSource(repository, config, split)
+    return HubSource(source, None, split)

@@ -3,7 +3,7 @@
 import pytest
 
 from aft_ray.config import LabellingConfig
-from aft_ray.labelling import count_labels, label_group
+from aft_ray.labelling import REWARDED, count_labels, label_group
 from aft_ray.tasks import TASKS
 from schemas import Candidate, CandidateGroup, Question
 
@@ -119,3 +119,5 @@ def test_counts_add_up_to_all_candidates():
     assert counts["groups"] == counts["groups with positives and negatives"] == 2
     assert counts["candidates"] == 10 == sum(count for name, count in counts.items() if ":" in name)
     assert counts["dropped: duplicate"] == 2
+    assert REWARDED not in counts
+    assert count_labels([labelled(CHAINS[:2], rewards=[1.0, 2.0], sampled=False)])[REWARDED] == 2

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from upath import UPath
 
 from aft_ray.cli import BAD_INPUT, app, load_job
+from aft_ray.labelling import REWARDED
 from aft_ray.publish import publish
 from aft_ray.report.found import FoundRun
-from tests.unit.test_report import TASKS, made_run
+from tests.unit.test_report import TASKS, made_run, reconfigured
 
 TOKENS = torch.arange(3, 40)[None]
 
@@ -28,8 +29,20 @@ TOKENS = torch.arange(3, 40)[None]
 @pytest.fixture(scope="module")
 def run(tiny_llama, tmp_path_factory) -> Path:
     folder = made_run(tmp_path_factory.mktemp("runs"), "by-chance", 0)
-    shutil.copytree(tiny_llama, folder / "align" / "model")
+    shutil.copytree(tiny_llama, folder / "base")
+    save_again(folder / "base", folder / "align" / "model")
     return folder
+
+
+def save_again(base: Path, out: Path, model: torch.nn.Module | None = None) -> None:
+    """As a stage leaves it, by those who know where it was read: the libraries' own writers."""
+    (model or AutoModelForCausalLM.from_pretrained(base)).save_pretrained(out)
+    AutoTokenizer.from_pretrained(base).save_pretrained(out)
+
+
+def tells(folder: Path, private: Path) -> list[str]:
+    """The files in which that path stands."""
+    return [file.name for file in folder.rglob("*") if file.is_file() and str(private).encode() in file.read_bytes()]
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +97,93 @@ def test_the_card_says_what_was_measured_and_how_it_was_made(run, published):
 
 
 def test_where_things_lay_is_not_told_and_the_settings_make_the_run_again(run, published):
-    told = "".join(file.read_text() for file in (published / "README.md", published / "aft_ray.yaml"))
-    assert str(run.parent) not in told
+    assert {"config.json", "tokenizer_config.json", "README.md", "aft_ray.yaml"} <= {file.name for file in published.iterdir()}
+    assert tells(published, run.parent) == []
     again, config = load_job(published / "aft_ray.yaml"), load_job(run / "config.json")
     assert again.model.path == Path("base")
     assert again.alignment == config.alignment
     assert again.task == config.task
+
+
+FROM_HUB = {"name": "gsm8k", "train_file": "hf:openai/gsm8k/main:train", "test_file": "hf:openai/gsm8k/main:validation"}
+
+
+def published_card(run: Path, out: Path, **sections: dict) -> ModelCard:
+    publish(reconfigured(run, **sections), out, None, None)
+    return ModelCard.load(out / "README.md")
+
+
+@pytest.fixture
+def other(run, tmp_path) -> Path:
+    return shutil.copytree(run, tmp_path / "other")
+
+
+def test_questions_of_a_hub_are_named_by_repository_config_and_split(other, tmp_path):
+    parts = [FROM_HUB | {"called": "arithmetic"}, {"name": "arithmetic", "called": "longer"}]
+    card = published_card(other, tmp_path / "mine", task={"parts": parts})
+    assert card.data.datasets == ["openai/gsm8k"]
+    found = {(r.dataset_type, r.dataset_config, r.dataset_split) for r in card.data.eval_results}
+    assert found == {("openai/gsm8k", "main", "validation"), ("arithmetic", "longer", "test")}
+
+
+def test_a_folder_named_as_a_hub_s_data_is_not_told(other, tmp_path):
+    part = {
+        "name": "custom",
+        "called": "arithmetic",
+        "train_file": f"hf:{tmp_path}:train",
+        "test_file": f"hf:{tmp_path}/gone:test",
+    }
+    card = published_card(other, tmp_path / "mine", task={"parts": [part]})
+    assert card.data.datasets is None
+    assert "from the author's own" in card.text
+    assert tells(tmp_path / "mine", tmp_path) == []
+
+
+def test_the_card_of_a_run_whose_alignment_started_elsewhere_says_so(other, tmp_path):
+    text = published_card(other, tmp_path / "mine", alignment={"start_from": "base"}).text
+    assert "`vft` is the model that was sampled" in text
+    assert "started from `base` and not from `vft`, so the gain is not alignment's alone" in text
+    assert "before alignment" not in text
+
+
+def manifest_with(run: Path, stage: str, counts: dict[str, int]) -> None:
+    """Counted by that stage, which the run may not have had."""
+    (run / stage).mkdir(exist_ok=True)
+    manifest = json.loads((run / "sample" / "manifest.json").read_text())
+    (run / stage / "manifest.json").write_text(json.dumps(manifest | {"stage": stage, "counts": counts}))
+    summary = json.loads((run / "summary.json").read_text())
+    if stage not in [row["name"] for row in summary["stages"]]:
+        summary["stages"].append({"name": stage})
+        (run / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize(
+    ("file", "apart", "said"),
+    [
+        (None, False, "| chains | 6 a question"),
+        ("chains.jsonl", False, "of the others sampled: 6 a question"),
+        ("chains.jsonl", True, "| chains | of training questions from a file; sampled of held-out ones: 6 a question"),
+    ],
+)
+def test_the_card_says_which_chains_were_sampled(file, apart, said, other, tmp_path):
+    if apart:
+        manifest_with(other, "held-out", {"groups": 160})
+    text = published_card(other, tmp_path / "mine", sampling={"candidates_file": file}).text
+    assert said in text
+    assert "| training, align | 16 questions; all weights" in text, "those trained on, not those read"
+
+
+@pytest.mark.parametrize(
+    ("counts", "reward", "said"),
+    [
+        ({}, None, "wrong by their answers, so that right ones score above wrong ones"),
+        ({REWARDED: 9}, None, "ranked by the ranks or rewards of their file, so that better ones"),
+        ({REWARDED: 9}, "mine:reward", "ranked by the rewards of `mine:reward`, so that better ones"),
+    ],
+)
+def test_the_card_says_what_ordered_the_chains(counts, reward, said, other, tmp_path):
+    manifest_with(other, "sample", {"questions": 160} | counts)
+    assert said in published_card(other, tmp_path / "mine", labelling={"reward": reward}).text
 
 
 def test_without_options_nothing_is_made_up(run, tmp_path):
@@ -123,7 +217,7 @@ def adapter_over(base: Path, into: Path, rank: int, target: list[str]) -> None:
     for parameter in (p for p in adapted.parameters() if p.requires_grad):
         parameter.data.normal_(std=0.05)
     adapted.save_pretrained(into / "adapter")
-    adapted.merge_and_unload().save_pretrained(into / "model")
+    save_again(base, into / "model", adapted.merge_and_unload())
 
 
 def test_the_adapters_of_its_stages_become_one_over_the_base_model(tiny_llama, tmp_path):
@@ -131,6 +225,8 @@ def test_the_adapters_of_its_stages_become_one_over_the_base_model(tiny_llama, t
     adapter_over(tiny_llama, run / "vft", 4, ["q_proj", "v_proj"])
     adapter_over(run / "vft" / "model", run / "align", 2, ["q_proj", "down_proj"])
     publish(run, tmp_path / "mine", None, None)
+    assert tells(run, tmp_path), "the stage's own adapter names its base"
+    assert tells(tmp_path / "mine", tmp_path) == []
     base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     with torch.no_grad():
         before = base(TOKENS).logits

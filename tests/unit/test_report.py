@@ -85,14 +85,15 @@ def made_run(folder: Path, name: str, seed: int, rounds=1, samples_after=4, pair
     stages = []
     for stage in ("questions", "vft", "sample", "align", *(f"evaluate-{model}" for model in evaluations)):
         (run / stage).mkdir()
-        counts = {"questions": 160, "dropped: no answer": 3}
+        trains = stage in ("vft", "align")
+        counts = {"examples": 16, "left out": 3, "steps": 12} if trains else {"questions": 160, "dropped: no answer": 3}
         use = {"gpu": 0.54, "cores": 1.2} if stage == "align" else {"cores": 0.97} if stage == "sample" else {}
         manifest = StageManifest(
             stage=stage, fingerprint="f" * 16, settings={}, inputs={}, counts=counts, seconds=2.0, use=use, versions={}
         )
         (run / stage / "manifest.json").write_text(manifest.model_dump_json())
         stages.append({"name": stage, "seconds": 2.0, "skipped": False, "counts": counts})
-        if stage in ("vft", "align"):
+        if trains:
             told = {"history": [step(n, stage == "align") for n in range(1, 13)], "step_seconds": [0.5] * 12, "counts": counts}
             (run / stage / "training.json").write_text(json.dumps(told))
     for model, found in evaluations.items():
@@ -104,6 +105,15 @@ def made_run(folder: Path, name: str, seed: int, rounds=1, samples_after=4, pair
     for number in range(4):
         write_parquet(run / "sample" / "groups" / f"{number}.parquet", CandidateGroup, groups[number::4])
     (run / "summary.json").write_text(json.dumps(summarise(config, {"arithmetic"}, evaluations, stages)))
+    return run
+
+
+def reconfigured(run: Path, **sections: dict) -> Path:
+    """The same run, as if it had been made with those settings."""
+    config = json.loads((run / "config.json").read_text())
+    for name, changes in sections.items():
+        config[name] |= changes
+    (run / "config.json").write_text(json.dumps(config))
     return run
 
 
@@ -141,6 +151,7 @@ def test_the_page_says_what_was_measured(run):
         compared = found.comparison(task)
         p = "< 0.001" if compared["accuracy_p"] < 0.001 else f"= {compared['accuracy_p']:.3f}"
         assert f"{compared['accuracy_gain'] * 100:+.1f} points, p {p}" in text
+    assert "vft before alignment, aft after" in text
     assert "3 dropped: no answer" in text
     assert "2,000 tokens/s in steps" in text
     assert "GPU 54%, 1.20 cores" in text
@@ -188,6 +199,13 @@ def test_a_run_of_any_kind_has_a_report(settings, figures, tmp_path):
         settings.get("loss", "bc") == "bc" and settings.get("beta") is None and "pairs" not in settings
     )
     assert ("majority of 4" in text) == ("samples_after" not in settings)
+
+
+def test_a_gain_over_a_model_that_alignment_did_not_start_from_is_not_called_its_own(tmp_path):
+    text = page(FoundRun(reconfigured(made_run(tmp_path, "x", 1), alignment={"start_from": "base"})))
+    assert "before alignment" not in text
+    assert "vft is the model that was sampled" in text
+    assert "a gain is not alignment's alone" in text
 
 
 def test_a_training_that_told_its_seconds_in_one_number_has_a_report(tmp_path):
