@@ -126,17 +126,19 @@ def test_questions_of_a_hub_are_named_by_repository_config_and_split(other, tmp_
     assert found == {("openai/gsm8k", "main", "validation"), ("arithmetic", "longer", "test")}
 
 
-def test_a_folder_named_as_a_hub_s_data_is_not_told(other, tmp_path):
+def test_a_folder_named_as_a_hub_s_data_is_not_told(other, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private" / "data").mkdir(parents=True)
     part = {
         "name": "custom",
         "called": "arithmetic",
-        "train_file": f"hf:{tmp_path}:train",
+        "train_file": "hf:private/data:train",
         "test_file": f"hf:{tmp_path}/gone:test",
     }
     card = published_card(other, tmp_path / "mine", task={"parts": [part]})
     assert card.data.datasets is None
     assert "from the author's own" in card.text
-    assert tells(tmp_path / "mine", tmp_path) == []
+    assert tells(tmp_path / "mine", tmp_path) == tells(tmp_path / "mine", Path("private/data")) == []
 
 
 def test_the_card_of_a_run_whose_alignment_started_elsewhere_says_so(other, tmp_path):
