@@ -39,7 +39,7 @@ class Look:
     latest: Measures
     """Of the last step of a training."""
     steps: tuple[tuple[int, Measures], ...]
-    """Of a training, since the last look."""
+    """Of a training, since the last look that arrived."""
     rate: float | None = None
     """Units a second."""
     use: Use = field(default_factory=dict)
@@ -92,9 +92,9 @@ class Tally:
             total, beats = self.uses.get(name, (0.0, 0))
             self.uses[name] = total + value, beats + 1
 
-    def look(self) -> Look:
-        """Each step is handed out once."""
-        steps, self.steps = tuple(self.steps), []
+    def look(self, after: int = 0) -> Look:
+        """Steps are kept until a later look says that they have arrived: all up to `after`."""
+        self.steps = [step for step in self.steps if step[0] > after]
         alive = sum(self.clock() - heard < SECONDS_WITHOUT_BEAT for heard in self.heard.values())
         return Look(
             done=self.done,
@@ -102,7 +102,7 @@ class Tally:
             acceptance=self.right / self.checked if self.checked else None,
             engines=alive if self.heard else None,
             latest=self.latest,
-            steps=steps,
+            steps=tuple(self.steps),
             use={name: total / beats for name, (total, beats) in self.uses.items()},
         )
 
@@ -142,6 +142,8 @@ class StageProgress:
     def __init__(self, console: Console, stage: str, total: int, unit: str, listeners: Sequence[Listener] = ()) -> None:
         self.console, self.stage, self.total, self.unit, self.listeners = console, stage, total, unit, listeners
         self.pace = Pace()
+        self.arrived = 0
+        """The greatest step that a look has brought."""
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -157,11 +159,12 @@ class StageProgress:
 
     def _watch(self) -> None:
         with self._bar() if self.console.is_terminal else self._lines() as draw:
-            last = False
+            look, last = Look(0, self.total, None, None, {}, ()), False
             while not last:
                 last = self.ended.wait(SECONDS_BETWEEN_LOOKS)
-                look = self._look()
-                if look is not None:
+                found = self._look()
+                if found is not None or last:  # of the end listeners are told in any case
+                    look = found or replace(look, steps=())
                     draw(look)
                     for listener in self.listeners:
                         listener(self.stage, look, last)
@@ -169,9 +172,10 @@ class StageProgress:
     def _look(self) -> Look | None:
         """None where the counter cannot be reached just now."""
         try:
-            look: Look = ray.get(self.counter.look.remote(), timeout=10)
+            look: Look = ray.get(self.counter.look.remote(self.arrived), timeout=10)
         except ray.exceptions.RayError:
             return None
+        self.arrived = max([self.arrived, *(step for step, _ in look.steps)])
         return replace(look, total=look.total or self.total, rate=self.pace.at(look.done))
 
     @contextmanager

@@ -5,6 +5,7 @@ environment variables say (docs/tracking.md).
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
 
 from aft_ray.config import RunConfig, TrackingConfig
@@ -26,10 +27,16 @@ from aft_ray.training.job import TOLD
 PACKAGES = {
     "tensorboard": ("tensorboardX", "tensorboardX"),
     "mlflow": ("mlflow", "mlflow-skinny sqlalchemy alembic"),
-    "wandb": ("wandb", "wandb"),
+    "wandb": ("wandb", "'wandb>=0.31'"),
 }
 """Of each tracker: the module, and what pip is asked for."""
 SECONDS_TO_END = 60.0
+MLFLOW_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+"""Where the environment says nothing else: a minute for a request. By itself MLflow tries for a quarter of an hour."""
 TOLD_FILE = "told.json"
 Row = tuple[int, dict[str, float]]
 """A step, or the number of questions done, and what is known then."""
@@ -69,19 +76,24 @@ class TensorBoard:
 
 class MLflow:
     def __init__(self, name: str, config: dict[str, Any], folder: Path, begun: str | None) -> None:
+        for setting, value in MLFLOW_PATIENCE.items():
+            os.environ.setdefault(setting, value)
         import mlflow
+        from mlflow.entities import Param
 
-        self.id: str = mlflow.start_run(run_id=begun, run_name=name).info.run_id
+        run = mlflow.start_run(run_id=begun, run_name=name)
+        self.id: str = run.info.run_id
         self.client = mlflow.MlflowClient()
-        if begun is None:
-            mlflow.log_params(dict(flat(config)))
+        # Told with the first measures: where that fails the run's id is known already, and the next start tells them.
+        self.params = [Param(path, str(value)) for path, value in flat(config) if path not in run.data.params]
 
     def log(self, stage: str, rows: Sequence[Row]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         metrics = [Metric(f"{stage}/{name}", value, now, step) for step, values in rows for name, value in values.items()]
-        self.client.log_batch(self.id, metrics)  # by its id: the active run is that of a thread
+        self.client.log_batch(self.id, metrics, self.params)  # by its id: the active run is that of a thread
+        self.params = []
 
     def end(self, succeeded: bool) -> None:
         import mlflow
@@ -93,6 +105,9 @@ class WandB:
     def __init__(self, name: str, config: dict[str, Any], folder: Path, begun: str | None) -> None:
         import wandb
 
+        online = wandb.setup().settings.mode not in ("offline", "dryrun", "disabled")
+        if online and not wandb.login(prompt=False, verify=False):  # else it would ask on the terminal, and wait for ever
+            raise ValueError("no key: set WANDB_API_KEY, or run `wandb login`, or set WANDB_MODE=offline")
         # A network that is gone keeps no run from ending: what was not sent is on the disk, for `wandb sync`.
         settings = wandb.Settings(console="off", quiet=True, finish_timeout=SECONDS_TO_END)
         self.run = wandb.init(id=begun, resume="allow", name=name, config=None if begun else config, settings=settings)
@@ -124,6 +139,9 @@ class Told(BaseModel):
     steps: dict[str, int] = {}
 
 
+ALL_TOLD = TypeAdapter(dict[str, Told])
+
+
 class Tracking:
     """`with Tracking(...) as tracking:` begins, or goes on with, the run in each tracker that `config.tracking` names.
 
@@ -138,24 +156,32 @@ class Tracking:
         """
         self.config, self.console = config, console
         self.folder, self.local = folder / "tracking" / fingerprint, local / "tracking" / fingerprint
+        self.file = self.folder / TOLD_FILE
         self.told: dict[str, Told] = {}
         self.trackers: dict[str, Tracker] = {}
-        self.waiting: list[Row] = []
+        self.waiting: dict[str, list[Row]] = {}
+        """By stage."""
         self.sent = time.monotonic()
 
     def __enter__(self) -> "Tracking":
-        if self.config.tracking.to:
-            make_folder(self.local)
-            file = make_folder(self.folder) / TOLD_FILE
-            self.told = {name: Told(**told) for name, told in json.loads(file.read_text()).items()} if file.exists() else {}
         for name in self.config.tracking.to:
             with self._never_ending_the_run(name):
-                begun = self.told[name].id if name in self.told else None
-                tracker = TRACKERS[name](self.config.name, self.config.model_dump(mode="json"), self.local, begun)
-                self.trackers[name] = tracker
-                self.told.setdefault(name, Told(id=tracker.id))
-                self._keep()
+                self._begin(name)
         return self
+
+    def _begin(self, name: str) -> None:
+        make_folder(self.local)
+        make_folder(self.folder)
+        if self.file.exists():
+            try:
+                self.told = ALL_TOLD.validate_json(self.file.read_text())
+            except ValueError as error:
+                raise ValueError(f"{self.file} cannot be read: remove it, and each tracker begins a new run") from error
+        begun = self.told[name].id if name in self.told else None
+        tracker = TRACKERS[name](self.config.name, self.config.model_dump(mode="json"), self.local, begun)
+        self.trackers[name] = tracker
+        self.told.setdefault(name, Told(id=tracker.id))
+        self._keep()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for name, tracker in list(self.trackers.items()):
@@ -164,13 +190,15 @@ class Tracking:
 
     def __call__(self, stage: str, look: Look, last: bool) -> None:
         """Listens to the progress of every stage: each step of a training, else how things stand every so often."""
-        self.waiting += [(step, known(measures)) for step, measures in look.steps]
+        waiting = self.waiting.setdefault(stage, [])
+        waiting += [(step, known(measures)) for step, measures in look.steps]
         if last or time.monotonic() - self.sent >= SECONDS_BETWEEN_LINES:
             if look.done and not look.latest:
                 stands = {"rate": look.rate, "acceptance": look.acceptance, "pool_size": look.engines}
-                self.waiting.append((look.done, known(stands)))
-            self.log(stage, self.waiting)
-            self.waiting, self.sent = [], time.monotonic()
+                waiting.append((look.done, known(stands)))
+            for name, rows in self.waiting.items():
+                self.log(name, rows)
+            self.waiting, self.sent = {}, time.monotonic()
 
     def log_training(self, stage: Place) -> None:
         """Of a stage that is done: steps from before the trackers were there, or made while one failed."""
@@ -201,8 +229,7 @@ class Tracking:
                     self._keep()
 
     def _keep(self) -> None:
-        told = {name: of_it.model_dump() for name, of_it in self.told.items()}
-        write_atomically(self.folder / TOLD_FILE, json.dumps(told, indent=2) + "\n")
+        write_atomically(self.file, ALL_TOLD.dump_json(self.told, indent=2).decode() + "\n")
 
     @contextmanager
     def _never_ending_the_run(self, name: str) -> Iterator[None]:
@@ -212,6 +239,9 @@ class Tracking:
             self.trackers.pop(name, None)
             why = f"{type(error).__name__}: {error}"[:500]
             told = f"tracking: {name} is told no more, until the run is started again: {why}"
+            if name in self.told:
+                run = self.told[name].id
+                told += f"\nWas its run {run} deleted there? Then remove {name} from {self.file}, and a new one begins."
             self.console.print(told, style="yellow", markup=False, highlight=False)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from aft_ray import progress
 from aft_ray.heartbeat import keep_beating
 from aft_ray.metrics import METRICS, Gauges
-from aft_ray.progress import StageProgress
+from aft_ray.progress import Look, StageProgress
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -62,3 +62,16 @@ def test_on_a_terminal_it_is_a_bar_with_the_same_in_it():
             time.sleep(0.1)
     assert "3/8" in printed.getvalue()
     assert "loss 0.500" in printed.getvalue()
+
+
+def test_each_step_arrives_once_and_the_end_is_told_even_where_the_counter_is_gone():
+    looks: list[tuple[Look, bool]] = []
+    listeners = [lambda stage, look, last: looks.append((look, last))]
+    with StageProgress(Console(file=io.StringIO()), "align", 0, "steps", listeners) as counter:
+        for step in (1, 2):
+            ray.get(counter.put.remote(step, 8, {"loss": 1 / step}))
+            while not looks or looks[-1][0].done != step:
+                time.sleep(0.1)
+        ray.kill(counter)
+    assert [step for look, _ in looks for step, _ in look.steps] == [1, 2]
+    assert (looks[-1][0].done, looks[-1][1]) == (2, True)

@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import pty
 import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -205,6 +208,97 @@ def test_a_server_that_cannot_be_reached_ends_no_run(monkeypatch, tmp_path):
     assert "tracking: mlflow is told no more, until the run is started again: " in printed.getvalue()
 
 
+def test_steps_of_one_stage_are_never_told_as_those_of_another(tmp_path):
+    made, _ = tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("tensorboard",))}))
+    with made:
+        made("vft", training(1, 2, 3), False)
+        made("align", training(1, 2), True)
+        assert made.told["tensorboard"].steps == {"vft": 3, "align": 2}
+
+
+@pytest.mark.parametrize("text", ['{"tensorboard": {"id"', '["tensorboard"]', '{"tensorboard": {"steps": {}}}'])
+def test_a_broken_record_of_what_was_told_ends_no_run_and_is_left_for_people(tmp_path, text):
+    file = tmp_path / "tracking" / "f" / "told.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    made, printed = tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("tensorboard",))}))
+    with made:
+        made("align", training(1), True)
+    assert f"{file} cannot be read: remove it" in printed.getvalue().replace("\n", "")
+    assert file.read_text() == text
+
+
+def runs(name: str) -> list[Any]:
+    import mlflow
+
+    return [run for run in mlflow.MlflowClient().search_runs(["0"]) if run.info.run_name == name]
+
+
+def test_a_run_that_mlflow_began_without_its_settings_gets_them_at_the_next_start(offline, tmp_path, monkeypatch):
+    import mlflow
+
+    job = JOB.model_copy(update={"name": "half", "tracking": TrackingConfig(to=("mlflow",))})
+    with monkeypatch.context() as patch, tracking(tmp_path, job)[0] as made:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the server goes after the run began
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        made.trackers["mlflow"].client = mlflow.MlflowClient()
+        made("align", training(1), True)
+        assert not made.trackers
+    mlflow.end_run()
+    with tracking(tmp_path, job)[0] as again:
+        again("align", training(1), True)
+    (run,) = runs("half")
+    assert run.data.params["alignment.loss"] == "bc"
+    assert run.data.metrics["align/loss"] == 1
+
+
+def test_where_a_run_was_deleted_it_is_told_how_to_begin_another(offline, tmp_path):
+    import mlflow
+
+    job = JOB.model_copy(update={"name": "deleted", "tracking": TrackingConfig(to=("mlflow",))})
+    with tracking(tmp_path, job)[0] as made:
+        made("align", training(1), True)
+    mlflow.MlflowClient().delete_run(made.told["mlflow"].id)
+    again, printed = tracking(tmp_path, job)
+    with again:
+        assert not again.trackers
+    assert f"remove mlflow from {again.file}, and a new one begins" in printed.getvalue().replace("\n", "")
+    again.file.write_text("{}")
+    with tracking(tmp_path, job)[0] as new:
+        new("align", training(1), True)
+    assert len(runs("deleted")) == 1
+
+
+def test_a_server_that_is_gone_is_given_a_minute_by_mlflow_but_for_what_the_environment_says(offline, tmp_path, monkeypatch):
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("mlflow",))}))[0]:
+        assert (MLFLOW_HTTP_REQUEST_TIMEOUT.get(), MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) == (10, 1)
+
+
+def test_wandb_without_a_key_asks_nothing_on_a_terminal(tmp_path, monkeypatch):
+    import wandb
+
+    environment = {"WANDB_MODE": "online", "WANDB_DIR": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "TERM": "xterm"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, b"3\n")  # what would be answered: offline
+    made, printed = tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("wandb",))}))
+    wandb.teardown()  # it keeps what the environment said when it was asked first
+    with open(terminal, closefd=False) as stdin, open(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with made:
+            assert not made.trackers
+    wandb.teardown()
+    os.close(keyboard)
+    assert "no key: set WANDB_API_KEY" in printed.getvalue()
+
+
 def test_a_missing_package_is_refused_with_what_to_install(monkeypatch):
     check_installed(JOB.tracking)
     monkeypatch.setitem(sys.modules, "mlflow", None)
@@ -216,5 +310,5 @@ def test_a_folder_called_wandb_is_no_package(monkeypatch, tmp_path):
     (tmp_path / "wandb").mkdir()
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(BadInputError, match="pip install wandb"):
+    with pytest.raises(BadInputError, match="pip install 'wandb"):
         check_installed(TrackingConfig(to=("wandb",)))
