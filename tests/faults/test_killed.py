@@ -82,7 +82,7 @@ def test_a_killed_training_worker_changes_nothing(undisturbed, tmp_path):
 
 
 def end_of_driver() -> None:
-    """What its controller held goes with it. (Ray Train's own cleaner asks the dashboard, which a Ray of this machine's has not.)"""
+    """What its controller held goes with it. (Ray Train's own cleaner asks the dashboard, which is not there.)"""
     for name, held in placement_group_table().items():
         if held["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
