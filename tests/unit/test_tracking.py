@@ -237,14 +237,14 @@ def runs(name: str) -> list[Any]:
 def test_a_run_that_mlflow_began_without_its_settings_gets_them_at_the_next_start(offline, tmp_path, monkeypatch):
     import mlflow
 
-    job = JOB.model_copy(update={"name": "half", "tracking": TrackingConfig(to=("mlflow",))})
-    with monkeypatch.context() as patch, tracking(tmp_path, job)[0] as made:
-        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the server goes after the run began
-        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        made.trackers["mlflow"].client = mlflow.MlflowClient()
+    model = ModelConfig(path=Path("long" * 2000))
+    job = JOB.model_copy(update={"name": "half", "model": model, "tracking": TrackingConfig(to=("mlflow",))})
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")  # it begins the run, and refuses its settings
+    with tracking(tmp_path, job)[0] as made:
         made("align", training(1), True)
         assert not made.trackers
     mlflow.end_run()
+    monkeypatch.delenv("MLFLOW_TRUNCATE_LONG_VALUES")
     with tracking(tmp_path, job)[0] as again:
         again("align", training(1), True)
     (run,) = runs("half")
