@@ -17,7 +17,7 @@ from schemas import CandidateGroup, read_parquet
 
 ROOT = Path(__file__).parent.parent.parent
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-QUESTIONS = 64
+QUESTIONS = 160
 COMMANDS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
     "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
