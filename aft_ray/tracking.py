@@ -20,9 +20,8 @@ from rich.console import Console
 from aft_ray.config import RunConfig, TrackingConfig
 from aft_ray.places import Place, make_folder, write_atomically
 from aft_ray.progress import SECONDS_BETWEEN_LINES, Look, Measures
-from aft_ray.report.found import Training
+from aft_ray.report.found import read_training
 from aft_ray.tasks import BadInputError
-from aft_ray.training.job import TOLD
 
 PACKAGES = {
     "tensorboard": ("tensorboardX", "tensorboardX"),
@@ -145,8 +144,8 @@ ALL_TOLD = TypeAdapter(dict[str, Told])
 class Tracking:
     """`with Tracking(...) as tracking:` begins, or goes on with, the run in each tracker that `config.tracking` names.
 
-    What they have been told is kept in the run's directory, so that steps done again are not told again. One that fails is left
-    out until the run is started again, with a line that says so: it never ends a run.
+    What they have been told is kept in the run's directory, so that steps done again are not told again. One that fails never
+    ends a run: a line says so, and it is left out until the stage has ended; one that cannot even begin, until the next start.
     """
 
     def __init__(self, config: RunConfig, folder: Place, local: Path, fingerprint: str, console: Console) -> None:
@@ -159,13 +158,14 @@ class Tracking:
         self.file = self.folder / TOLD_FILE
         self.told: dict[str, Told] = {}
         self.trackers: dict[str, Tracker] = {}
+        self.failed: dict[str, Tracker] = {}
         self.waiting: dict[str, list[Row]] = {}
         """By stage."""
         self.sent = time.monotonic()
 
     def __enter__(self) -> "Tracking":
         for name in self.config.tracking.to:
-            with self._never_ending_the_run(name):
+            with self._never_ending_the_run(name, "is not told of this start"):
                 self._begin(name)
         return self
 
@@ -184,8 +184,8 @@ class Tracking:
         self._keep()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for name, tracker in list(self.trackers.items()):
-            with self._never_ending_the_run(name):
+        for name, tracker in (self.trackers | self.failed).items():
+            with self._never_ending_the_run(name, "is not told of the end"):
                 tracker.end(kind is None)
 
     def __call__(self, stage: str, look: Look, last: bool) -> None:
@@ -202,9 +202,9 @@ class Tracking:
 
     def log_training(self, stage: Place) -> None:
         """Of a stage that is done: steps from before the trackers were there, or made while one failed."""
-        if self.trackers and (stage / TOLD).exists():
-            told = json.loads((stage / TOLD).read_text())
-            training = Training(stage.name, told["step_seconds"], told["history"])
+        self.trackers, self.failed = self.trackers | self.failed, {}
+        training = read_training(stage) if self.trackers else None
+        if training is not None:
             steps = zip(training.history, training.tokens_per_second, strict=True)
             rows = [(n, known(step | {"tokens_per_second": speed})) for n, (step, speed) in enumerate(steps, start=1)]
             self.log(stage.name, rows)
@@ -220,7 +220,7 @@ class Tracking:
 
     def log(self, stage: str, rows: Sequence[Row]) -> None:
         for name, tracker in list(self.trackers.items()):
-            with self._never_ending_the_run(name):
+            with self._never_ending_the_run(name, f"is told no more until {stage} is done"):
                 steps = self.told[name].steps
                 new = list(beyond(steps.get(stage, -1), rows))
                 if new:
@@ -232,13 +232,14 @@ class Tracking:
         write_atomically(self.file, ALL_TOLD.dump_json(self.told, indent=2).decode() + "\n")
 
     @contextmanager
-    def _never_ending_the_run(self, name: str) -> Iterator[None]:
+    def _never_ending_the_run(self, name: str, so: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # of a library of any kind
-            self.trackers.pop(name, None)
+            if name in self.trackers:
+                self.failed[name] = self.trackers.pop(name)
             why = f"{type(error).__name__}: {error}"[:500]
-            told = f"tracking: {name} is told no more, until the run is started again: {why}"
+            told = f"tracking: {name} {so}: {why}"
             if name in self.told:
                 run = self.told[name].id
                 told += f"\nWas its run {run} deleted there? Then remove {name} from {self.file}, and a new one begins."

@@ -36,6 +36,18 @@ class Training:
         return [None if t is None else t / s for t, s in zip(self.values("tokens"), self.seconds, strict=True)]
 
 
+def read_training(stage: Place) -> Training | None:
+    """Of a stage that is done; None where it trained nothing."""
+    try:
+        told = json.loads((stage / TOLD).read_text())
+    except FileNotFoundError:
+        return None
+    seconds, history = told["step_seconds"], told["history"]
+    if isinstance(seconds, float):  # of a training before its steps told theirs
+        seconds = [seconds / max(1, len(history))] * len(history)
+    return Training(stage.name, seconds, history)
+
+
 @dataclass(frozen=True)
 class FoundRun:
     """A finished run. Raises NoRunError where a file of it is missing."""
@@ -110,16 +122,8 @@ class FoundRun:
 
     @cached_property
     def trainings(self) -> list[Training]:
-        return list(self._trainings())
-
-    def _trainings(self) -> Iterator[Training]:
-        for manifest in self.manifests:
-            if (self.folder / manifest.stage / TOLD).exists():
-                told = self._read(f"{manifest.stage}/{TOLD}")
-                seconds, history = told["step_seconds"], told["history"]
-                if isinstance(seconds, float):  # of a training before its steps told theirs
-                    seconds = [seconds / max(1, len(history))] * len(history)
-                yield Training(manifest.stage, seconds, history)
+        found = (read_training(self.folder / manifest.stage) for manifest in self.manifests)
+        return [training for training in found if training is not None]
 
     def evaluations(self, model: str) -> list[Evaluation]:
         """In the order of their questions, so that those of two models stand beside each other."""

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from aft_ray.cluster import connect
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
+from aft_ray.heartbeat import keep_beating
 from aft_ray.progress import Counter
 from aft_ray.sampling import stream
 from aft_ray.sampling.commits import each_once
@@ -135,6 +137,8 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
         def __init__(self, settings, attempts, counter):
             self.settings = settings
             (actors / str(os.getpid())).touch()
+            actor = ray.get_runtime_context().get_actor_id()
+            keep_beating(lambda use: counter.beat.remote(actor, use), on_gpu=False)
 
         async def __call__(self, table):
             time.sleep(1)
@@ -147,6 +151,7 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
     counter = Counter.remote()
     stream._label_into(stream._through_pool(rows, Slow, pool, counter), tmp_path / "out", pool, counter)
     assert labelled_once(ids, tmp_path / "out")
+    assert ray.get(counter.look.remote()).engines > 1
     started = [int(file.name) for file in actors.iterdir()]
     assert 1 < len(started) <= 4
     deadline = time.monotonic() + 60

@@ -166,37 +166,45 @@ def test_who_is_told_changes_no_stage_and_what_decides_the_results_is_in_the_las
     assert fingerprints(stages[0]) == fingerprints(stages[1]) != fingerprints(stages[2])
 
 
-def test_what_was_trained_before_a_tracker_was_there_is_told_too(tmp_path):
+@pytest.fixture
+def aligned(tmp_path) -> Path:
+    """A stage that is done."""
+    (tmp_path / "align").mkdir()
+    history = [{"loss": loss, "tokens": 100, "gradient_norm": None} for _, loss in LOSSES]
+    (tmp_path / "align" / "training.json").write_text(json.dumps({"step_seconds": [2.0] * len(LOSSES), "history": history}))
+    return tmp_path / "align"
+
+
+def test_what_was_trained_before_a_tracker_was_there_is_told_too(aligned, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (tmp_path / "vft").mkdir()
-    history = [{"loss": loss, "tokens": 100, "gradient_norm": None} for _, loss in LOSSES]
-    (tmp_path / "vft" / "training.json").write_text(json.dumps({"step_seconds": [2.0] * len(LOSSES), "history": history}))
     with tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("tensorboard",))}))[0] as made:
-        made.log_training(tmp_path / "vft")
+        made.log_training(aligned)
         made.log_training(tmp_path / "sample")
     found = EventAccumulator(str(tmp_path / "tracking" / "f"))
     found.Reload()
-    assert {event.step: event.value for event in found.Scalars("vft/loss")} == pytest.approx(dict(LOSSES))
-    assert {event.value for event in found.Scalars("vft/tokens_per_second")} == {50}
+    assert {event.step: event.value for event in found.Scalars("align/loss")} == pytest.approx(dict(LOSSES))
+    assert {event.value for event in found.Scalars("align/tokens_per_second")} == {50}
 
 
-def test_a_tracker_that_fails_is_told_of_once_and_the_others_go_on(offline, tmp_path):
+def test_a_tracker_that_fails_is_told_of_once_and_after_the_stage_of_what_it_missed(offline, aligned, tmp_path):
     import mlflow
 
+    client = mlflow.MlflowClient()
     made, printed = tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("mlflow", "tensorboard"))}))
     with made:
         made("align", training(1), True)
-        mlflow.MlflowClient().delete_run(made.told["mlflow"].id)
+        run = made.told["mlflow"].id
+        client.delete_run(run)
         made("align", training(2), True)
+        client.restore_run(run)
         made("align", training(3), True)
-        assert list(made.trackers) == ["tensorboard"]
         assert {name: told.steps for name, told in made.told.items()} == {"mlflow": {"align": 1}, "tensorboard": {"align": 3}}
-    mlflow.MlflowClient().restore_run(made.told["mlflow"].id)
-    mlflow.end_run()
-    warnings = [line for line in printed.getvalue().splitlines() if "no more, until the run is started again" in line]
-    assert len(warnings) == 1
-    assert warnings[0].startswith("tracking: mlflow")
+        made.log_training(aligned)
+    assert [(metric.step, metric.value) for metric in client.get_metric_history(run, "align/loss")] == LOSSES
+    assert client.get_run(run).info.status == "FINISHED"
+    (warning,) = [line for line in printed.getvalue().splitlines() if line.startswith("tracking: ")]
+    assert warning.startswith("tracking: mlflow is told no more until align is done: MlflowException: ")
 
 
 def test_a_server_that_cannot_be_reached_ends_no_run(monkeypatch, tmp_path):
@@ -205,7 +213,7 @@ def test_a_server_that_cannot_be_reached_ends_no_run(monkeypatch, tmp_path):
     made, printed = tracking(tmp_path, JOB.model_copy(update={"tracking": TrackingConfig(to=("mlflow",))}))
     with made:
         made("align", training(1), True)
-    assert "tracking: mlflow is told no more, until the run is started again: " in printed.getvalue()
+    assert "tracking: mlflow is not told of this start: MlflowException: " in printed.getvalue()
 
 
 def test_steps_of_one_stage_are_never_told_as_those_of_another(tmp_path):
