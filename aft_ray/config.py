@@ -229,7 +229,7 @@ class ResourcesConfig(Settings):
     cpus_per_sampling_actor: Annotated[float, Field(gt=0)] = Field(
         0.5, description="what Ray sets aside; fractions leave room for readers"
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed: what is partitioned over the workers")
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed: what is partitioned over the workers")
     offload: Literal["nothing", "optimizer", "optimizer+parameters"] = Field(
         "nothing", description="DeepSpeed: what waits in the host's memory and not the GPU's; parameters: with zero_stage 3"
     )

@@ -19,6 +19,17 @@ def test_the_command_line_overrides_one_field_and_leaves_the_job_s_others():
     assert config.alignment.beta == 0.3
     assert config.task.references == 7
     assert config.resources.sampling_actors == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "setting", ["resources.zero_stage 3", "resources.offload optimizer", "model.precision fp32", "alignment.beta auto"]
+)
+def test_a_choice_is_made_on_the_command_line_as_in_a_job(setting):
+    name, value = setting.split()
+    found = parse(JOB, [f"--{name}", value])
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert str(found) == value
     assert parse(JOB, ["--tracking.to", '["tensorboard"]']).tracking.to == ("tensorboard",)
 
 
