@@ -30,7 +30,7 @@ def check_adapters(config: RunConfig) -> None:
             try:
                 with_adapters(empty(AutoConfig.from_pretrained(fetched(config.model.path, weights=False))), training.lora)
             except ValueError as error:
-                raise BadInputError([f"{name}.lora.{error}"]) from None
+                raise BadInputError([f"{name}.{error}"]) from None
 
 
 def check_model(path: Place) -> None:

@@ -47,12 +47,12 @@ def plan(
         config = load_job(job)
         shape = ModelShape(model_config or config.model.path)
         lengths = find_lengths(config, questions, held_out, prompt_tokens, chain_tokens)
+        machine = Machine(GPUS[gpu], gpus_per_node, host_gb * 1e9, price, training_utilisation, sampling_utilisation)
+        made = make_plan(config, shape, lengths, machine)
     except ValidationError as error:
         refuse_settings(error, console)
     except (BadInputError, OSError, ValueError) as error:
         refuse(str(error), console)
-    machine = Machine(GPUS[gpu], gpus_per_node, host_gb * 1e9, price, training_utilisation, sampling_utilisation)
-    made = make_plan(config, shape, lengths, machine)
     print_plan(made, console)
     if not made.fits:
         sys.exit(DOES_NOT_FIT)

@@ -29,7 +29,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraConfig, seed: int = 0) -> Pr
     adapted: PreTrainedModel = peft.inject_adapter_in_model(config, model, ADAPTER)
     if adapters_of(adapted).keys() != {f"{name}.weight" for name in layers}:
         # Of some mixtures it takes a layer for one of the experts' single tensors, which has the same name.
-        raise ValueError("target: peft would adapt experts of this model that are no linear layers: name layers that are")
+        raise ValueError("lora.target: peft would adapt experts of this model that are no linear layers: name layers that are")
     return adapted
 
 
@@ -42,7 +42,7 @@ def layers_for(model: PreTrainedModel, lora: LoraConfig) -> dict[str, Any]:
     for target in lora.target:
         if not any(is_called(name, target) for name in linear):
             names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise ValueError(f"target: no linear layer is called {target}; there are: {names}")
+            raise ValueError(f"lora.target: no linear layer is called {target}; there are: {names}")
     targets = lora.target or tuple(linear)
     return {name: module for name, module in linear.items() if any(is_called(name, target) for target in targets)}
 

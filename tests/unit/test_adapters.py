@@ -71,7 +71,7 @@ def test_a_checkpoint_holds_nothing_else_not_even_what_has_two_names():
 
 def test_what_peft_would_take_for_experts_is_refused_and_others_are_not():
     config = Glm4MoeConfig(**SIZES, num_key_value_heads=2, moe_intermediate_size=16, n_routed_experts=2, num_experts_per_tok=1)
-    with pytest.raises(ValueError, match=r"target: peft would adapt experts .*: name layers that are"):
+    with pytest.raises(ValueError, match=r"^lora.target: peft would adapt experts .*: name layers that are"):
         with_adapters(AutoModelForCausalLM.from_config(config), LORA)
     adapted = with_adapters(AutoModelForCausalLM.from_config(config), LoraConfig(target=("q_proj", "self_attn.o_proj")))
     assert {name.rpartition(".layers.")[2] for name in adapters_of(adapted)} == {

@@ -186,7 +186,7 @@ def test_a_larger_group_than_the_budget_needs_no_more_memory(shapes):
     assert memory[1] <= memory[0]
 
 
-def test_the_command_prints_the_plan_and_says_what_is_missing(monkeypatch):
+def test_the_command_prints_the_plan_and_says_what_is_missing(monkeypatch, tmp_path):
     run, shape = CliRunner(), ["--model-config", str(SHAPES / "llama2_70b")]
     lengths = ["--questions", "7473", "--held-out", "1319", "--prompt-tokens", "110", "--chain-tokens", "130"]
     monkeypatch.setenv("COLUMNS", "200")
@@ -203,6 +203,12 @@ def test_the_command_prints_the_plan_and_says_what_is_missing(monkeypatch):
     whole = run.invoke(app, ["plan", str(ROOT / "jobs" / "quickstart.py")])
     assert whole.exit_code == 0, whole.output
     assert "1,200 to train (400 with reference)" in whole.output
+    job = load_job(ROOT / "jobs" / "quickstart.py")
+    wrong = job.model_copy(update={"vft": job.vft.model_copy(update={"lora": LoraConfig(target=("c_attn",))})})
+    (tmp_path / "job.json").write_text(wrong.model_dump_json())
+    unknown = run.invoke(app, ["plan", str(tmp_path / "job.json")])
+    assert unknown.exit_code == 2
+    assert "lora.target: no linear layer is called c_attn; there are: down_proj" in unknown.output
     nothing = run.invoke(app, ["plan", str(ROOT / "jobs" / "make_tiny_llama.py"), *lengths])
     assert nothing.exit_code == 2
     assert "no JOB" in nothing.output
