@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client it uses
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from aft_ray.places import Place, fetched, remove
 from aft_ray.report.card import SETTINGS, card, settings_of
@@ -95,5 +95,5 @@ def join_adapters(folders: Sequence[Path], out: Path, base: str) -> None:
     targets = sorted({target for config in configs for target in config["target_modules"]})
     told = configs[-1] | {"r": rank, "lora_alpha": rank, "target_modules": targets, "base_model_name_or_path": base}
     out.mkdir()
-    save_file(joined, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    (out / "adapter_model.safetensors").write_bytes(save(joined, metadata={"format": "pt"}))
     (out / "adapter_config.json").write_text(json.dumps(told, indent=2) + "\n")
