@@ -142,7 +142,8 @@ def test_from_two_workers_to_one_and_back_the_losses_stay_the_same(zero_stage, j
     assert found == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("zero_stage", [3, pytest.param(2, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("zero_stage", [3, 2])
 def test_adapters_go_on_from_a_small_checkpoint_with_another_number_of_workers(zero_stage, job, tmp_path, monkeypatch):
     """Of the model nothing is in it. Two workers up to step 7, one from step 6 on, against none, in this process."""
     training = job.training.model_copy(update={"lora": LoraConfig(rank=4)})

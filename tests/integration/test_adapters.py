@@ -23,8 +23,8 @@ def adapted(path):
     return peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
 
 
-def job_with_adapters(groups, model, out, **resources):
-    job = job_on(groups, model, out, ResourcesConfig(training_workers=0, **resources))
+def job_with_adapters(groups, model, out, workers=0, **resources):
+    job = job_on(groups, model, out, ResourcesConfig(training_workers=workers, **resources))
     return replace(job, training=job.training.model_copy(update={"lora": LORA}))
 
 
@@ -42,11 +42,14 @@ def groups_and_by_hand(tiny_llama, tmp_path_factory):
         {"zero_stage": 0},
         {"zero_stage": 2},
         {"zero_stage": 3, "activation_checkpointing": True},
+        {"zero_stage": 3, "workers": 2},
     ],
 )
 def test_training_follows_peft_s_own_wrapper_and_leaves_a_model_and_its_adapters(
-    settings, groups_and_by_hand, tiny_llama, tmp_path
+    settings, groups_and_by_hand, tiny_llama, tmp_path, request
 ):
+    if "workers" in settings:
+        request.getfixturevalue("ray_session")
     groups, (expected, losses) = groups_and_by_hand
     untouched = model_fingerprint(tiny_llama)
     job = job_with_adapters(groups, tiny_llama, tmp_path, **settings)
