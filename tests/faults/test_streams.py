@@ -138,7 +138,7 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
             self.settings = settings
             (actors / str(os.getpid())).touch()
             actor = ray.get_runtime_context().get_actor_id()
-            keep_beating(lambda use: counter.beat.remote(actor, use), on_gpu=False)
+            keep_beating(lambda use: counter.beat.remote(actor, use), gpu=None)
 
         async def __call__(self, table):
             time.sleep(1)
