@@ -15,6 +15,7 @@ import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -72,7 +73,7 @@ class Killer:
         while driver.poll() is None or driver.returncode != 0:
             assert time.monotonic() - started < GIVE_UP_SECONDS, "no end of it"
             if driver.poll() is not None:
-                assert driver.returncode == -9, f"the run ended by itself with {driver.returncode}"
+                assert driver.returncode == -9, f"the run ended by itself with {driver.returncode}; see {self.folder}"
                 driver = self.start()
             found = set(self.progress())
             if found - seen:
@@ -186,20 +187,22 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        calm_folder = Path(name) / "calm"
-        calm_folder.mkdir()
-        calm = Killer(calm_folder, None).run()
-        examine(calm_folder, calm, None)
-        print("undisturbed", round(calm.seconds), "s", flush=True)
-        for seed in range(given.first_seed, given.first_seed + given.times):
-            folder = Path(name) / str(seed)
-            folder.mkdir()
-            outcome = Killer(folder, seed).run()
-            examine(folder, outcome, calm_folder)
-            assert (outcome.lost, outcome.doubled) == (0, 0), f"seed {seed}"
-            keep(seed, outcome, calm)
-            print(seed, round(outcome.seconds), "s", outcome.injected, "same chains" if outcome.same_chains else "", flush=True)
+    place = Path(tempfile.mkdtemp(prefix="killer-"))
+    print(f"runs and their logs are in {place} until all have passed", flush=True)
+    calm_folder = place / "calm"
+    calm_folder.mkdir()
+    calm = Killer(calm_folder, None).run()
+    examine(calm_folder, calm, None)
+    print("undisturbed", round(calm.seconds), "s", flush=True)
+    for seed in range(given.first_seed, given.first_seed + given.times):
+        folder = place / str(seed)
+        folder.mkdir()
+        outcome = Killer(folder, seed).run()
+        examine(folder, outcome, calm_folder)
+        assert (outcome.lost, outcome.doubled) == (0, 0), f"seed {seed}"
+        keep(seed, outcome, calm)
+        print(seed, round(outcome.seconds), "s", outcome.injected, "same chains" if outcome.same_chains else "", flush=True)
+    shutil.rmtree(place)
 
 
 if __name__ == "__main__":
