@@ -30,7 +30,7 @@ def table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def keep(name: str, figures: Any, told: str) -> None:
     """Write a benchmark's figures and its table, with the hardware, versions, commit and command that gave them."""
-    command = f".venv/bin/python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip()
+    command = f".venv/bin/python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
     record = {
         "command": re.sub(r"(?<= )/\S+", "DIRECTORY", command),
         "date": date.today().isoformat(),

@@ -1,8 +1,9 @@
 """Sampling k chains a question: our stream with one actor, a bare vLLM engine, ray.data.llm, transformers.generate.
 
-Run as:  .venv/bin/python benchmarks/sampling.py MODEL GSM8K/test.jsonl [--questions 48] [--rounds 3] [--ways ours,vllm]
+Run as:  .venv/bin/python benchmarks/sampling.py MODEL GSM8K/test.jsonl [--questions 48] [--rounds 3] [--ways ours,vllm] [--gpu]
 
-MODEL is a Hugging Face directory (the figures: SmolLM2-135M, fp32). Generated tokens a second, end of sequence ignored so that
+MODEL is a Hugging Face directory (the figures: SmolLM2-135M, fp32; with --gpu, on one GPU and in bf16, the Llama of gpu.py).
+Generated tokens a second, end of sequence ignored so that
 all generate equally many, from the moment when the engine stands to the last record; each way in turn, in a process of its own.
 What a stream costs once (the first tasks that label and write, the end of the pool) weighs less the more questions there are, so
 figures are kept by their number: run again with another, they stand beside each other.
@@ -21,6 +22,8 @@ import multiprocessing
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +31,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from figures import HERE, keep, spread, table
 
-K, NEW_TOKENS, PROMPT_TOKENS = 6, 64, 256
+K, PROMPT_TOKENS = 6, 256
 
 
-def settings_of(model: Path) -> Any:
+@dataclass(frozen=True)
+class Case:
+    model: Path
+    data: Path
+    questions: int
+    gpu: bool
+
+    @property
+    def new_tokens(self) -> int:
+        return 256 if self.gpu else 64
+
+
+def settings_of(case: Case) -> Any:
     from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
     from aft_ray.sampling.engine import EngineSettings
     from aft_ray.tasks import TASKS
 
     return EngineSettings(
-        model=ModelConfig(path=model, precision="fp32"),
+        model=ModelConfig(path=case.model, precision="bf16" if case.gpu else "fp32"),
         model_fingerprint="m",
         tasks=TASKS,
-        sampling=SamplingConfig(k=K, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=NEW_TOKENS),
+        sampling=SamplingConfig(k=K, max_prompt_tokens=PROMPT_TOKENS, max_new_tokens=case.new_tokens),
         labelling=LabellingConfig(),
-        resources=ResourcesConfig(sampling_actors=(1, 1)),
+        resources=ResourcesConfig(sampling_actors=(1, 1), gpus_per_sampling_actor=int(case.gpu)),
         seed=0,
     )
 
 
-def prompts(model: Path, data: Path, number: int) -> list[list[int]]:
+def prompts(case: Case) -> list[list[int]]:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(case.model)
+    rows = [json.loads(line) for line in case.data.read_text().splitlines()]
     found = [tokenizer(f"Question: {row['question']}\nAnswer:")["input_ids"] for row in rows]
-    return [ids for ids in found if len(ids) <= PROMPT_TOKENS][:number]
+    return [ids for ids in found if len(ids) <= PROMPT_TOKENS][: case.questions]
 
 
-def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
+def ours(case: Case) -> tuple[int, float]:
     """The stream as a run has it. When the engine stands and when the last chain is done, the actor says."""
     import ray
 
@@ -69,7 +84,7 @@ def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
         folder = Path(name)
         questions = [
             Question(question_id=str(i), task="gsm8k", split="train", text="q", gold="1", reference=None, prompt_ids=tuple(ids))
-            for i, ids in enumerate(prompts(model, data, number))
+            for i, ids in enumerate(prompts(case))
         ]
         (folder / "questions").mkdir()
         write_parquet(folder / "questions" / "questions.parquet", Question, questions)
@@ -89,7 +104,7 @@ def ours(model: Path, data: Path, number: int) -> tuple[int, float]:
 
         stream.SamplingActor = TimedActor  # type: ignore[misc]
         connect(folder)
-        stream.sample_candidates(folder / "questions", folder / "groups", settings_of(model), Counter.remote())
+        stream.sample_candidates(folder / "questions", folder / "groups", settings_of(case), Counter.remote())
         ended = time.time()
         found = read_parquet(folder / "groups", CandidateGroup)
         tokens = sum(len(candidate.token_ids) for group in found for candidate in group.candidates)
@@ -104,28 +119,37 @@ def engine_arguments(settings: Any) -> dict[str, Any]:
     engine.prepare_environment(settings.resources)
 
     taken: dict[str, Any] = {}
-    engine.InProcessEngine = lambda arguments, context: taken.update(arguments=arguments, context=context)
+
+    def take(arguments: Any, context: Any) -> None:
+        taken.update(arguments=arguments, context=context)
+
+    if settings.resources.gpus_per_sampling_actor:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        AsyncLLM.from_engine_args = lambda arguments, usage_context: take(arguments, usage_context)
+    else:
+        engine.InProcessEngine = take  # type: ignore[misc,assignment]
     engine.Engine(settings)
     most = taken["arguments"].create_engine_config(taken["context"]).scheduler_config.max_num_seqs
     return {name: value for name, value in vars(taken["arguments"]).items() if name in ARGUMENTS} | {"max_num_seqs": most}
 
 
-def bare(model: Path, data: Path, number: int, copies: int = 1) -> tuple[int, float]:
-    arguments = engine_arguments(settings_of(model))
+def bare(case: Case, copies: int = 1) -> tuple[int, float]:
+    arguments = engine_arguments(settings_of(case))
     import torch
     import vllm
 
     from aft_ray.sampling.engine import COMPACT
 
     llm = vllm.LLM(**arguments)
-    assert torch.get_num_threads() == 1, "ours has one thread"
+    assert case.gpu or torch.get_num_threads() == 1, "ours has one thread"
     parameters = [
         vllm.SamplingParams(
-            n=K // copies, temperature=1.0, max_tokens=NEW_TOKENS, logprobs=0, ignore_eos=True, seed=10**6 * i, **COMPACT
+            n=K // copies, temperature=1.0, max_tokens=case.new_tokens, logprobs=0, ignore_eos=True, seed=10**6 * i, **COMPACT
         )
-        for i in range(number * copies)
+        for i in range(case.questions * copies)
     ]
-    asked = [{"prompt_token_ids": ids} for ids in prompts(model, data, number) for _ in range(copies)]
+    asked = [{"prompt_token_ids": ids} for ids in prompts(case) for _ in range(copies)]
     started = time.time()
     outputs = llm.generate(asked, parameters, use_tqdm=False)
     return sum(len(sample.token_ids) for output in outputs for sample in output.outputs), time.time() - started
@@ -137,20 +161,27 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def k_rows(model: Path, data: Path, number: int) -> tuple[int, float]:
-    return bare(model, data, number, copies=K)
+def k_rows(case: Case) -> tuple[int, float]:
+    return bare(case, copies=K)
 
 
-def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
+def by_ray_data_llm(case: Case) -> tuple[int, float]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     from aft_ray.cluster import connect
 
-    arguments = {name: value for name, value in engine_arguments(settings_of(model)).items() if name != "model"}
-    parameters = {"n": 1, "temperature": 1.0, "max_tokens": NEW_TOKENS, "ignore_eos": True, "detokenize": False, "logprobs": 0}
+    arguments = {name: value for name, value in engine_arguments(settings_of(case)).items() if name != "model"}
+    parameters = {
+        "n": 1,
+        "temperature": 1.0,
+        "max_tokens": case.new_tokens,
+        "ignore_eos": True,
+        "detokenize": False,
+        "logprobs": 0,
+    }
     config = vLLMEngineProcessorConfig(
-        model_source=str(model),
+        model_source=str(case.model),
         engine_kwargs=arguments,
         concurrency=(1, 1),
         batch_size=16 * K,
@@ -158,7 +189,7 @@ def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
-        placement_group_config={"bundles": [{"CPU": 1}]},
+        placement_group_config={"bundles": [{"CPU": 1, "GPU": 1} if case.gpu else {"CPU": 1}]},
         log_engine_metrics=False,
         runtime_env={"env_vars": {name: value for name, value in os.environ.items() if name.startswith(("VLLM_", "OMP_"))}},
     )
@@ -172,9 +203,7 @@ def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as name:
         connect(Path(name))  # before the processor is built, which else connects to any Ray it finds
         processor = build_processor(config, preprocess=before, postprocess=after)
-        rows = [
-            {"ids": list(ids), "seed": seed} for seed, ids in enumerate(i for i in prompts(model, data, number) for _ in range(K))
-        ]
+        rows = [{"ids": list(ids), "seed": seed} for seed, ids in enumerate(i for i in prompts(case) for _ in range(K))]
         pq.write_table(pa.Table.from_pylist(rows), f"{name}/rows.parquet")
         asked = ray.data.read_parquet(f"{name}/rows.parquet").repartition(target_num_rows_per_block=16 * K)
         processor(asked).write_parquet(f"{name}/chains")
@@ -184,18 +213,20 @@ def by_ray_data_llm(model: Path, data: Path, number: int) -> tuple[int, float]:
     return sum(len(row["generated"]) for row in found), ended - min(row["asked"] for row in found)
 
 
-def by_transformers(model: Path, data: Path, number: int) -> tuple[int, float]:
+def by_transformers(case: Case) -> tuple[int, float]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    assert not case.gpu, "on a CPU only"
     torch.set_num_threads(1)
-    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), AutoTokenizer.from_pretrained(model)
-    asked, tokens = prompts(model, data, number), 0
+    tokenizer = AutoTokenizer.from_pretrained(case.model)
+    loaded = AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.float32)
+    asked, tokens = prompts(case), 0
     started = time.time()
-    for first in range(0, number, 8):
+    for first in range(0, case.questions, 8):
         batch = tokenizer.pad({"input_ids": asked[first : first + 8]}, padding_side="left", return_tensors="pt")
         made = loaded.generate(
-            **batch, do_sample=True, num_return_sequences=K, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
+            **batch, do_sample=True, num_return_sequences=K, min_new_tokens=case.new_tokens, max_new_tokens=case.new_tokens
         )
         tokens += made[:, batch["input_ids"].shape[1] :].numel()
     return tokens, time.time() - started
@@ -204,10 +235,10 @@ def by_transformers(model: Path, data: Path, number: int) -> tuple[int, float]:
 WAYS = {"ours": ours, "vllm": bare, "vllm by rows": k_rows, "ray.data.llm": by_ray_data_llm, "transformers": by_transformers}
 
 
-def measure(way: str, model: Path, data: Path, number: int) -> float:
+def measure(way: str, case: Case) -> float:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes, as an actor of ours has it
-    tokens, seconds = WAYS[way](model, data, number)
-    assert tokens == number * K * NEW_TOKENS, f"{way} gave {tokens} tokens"
+    tokens, seconds = WAYS[way](case)
+    assert tokens == case.questions * K * case.new_tokens, f"{way} gave {tokens} tokens"
     return tokens / seconds
 
 
@@ -218,20 +249,22 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--gpu", action="store_true", help="on one GPU, in bf16; not transformers")
     given = parser.parse_args()
+    case = Case(given.model.absolute(), given.data.absolute(), given.questions, given.gpu)
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[float]] = {way: [] for way in given.ways.split(",")}
     for number in range(given.rounds):
         for way in found:
-            with context.Pool(1) as process:
-                found[way].append(process.apply(measure, (way, given.model.absolute(), given.data.absolute(), given.questions)))
+            with ProcessPoolExecutor(1, context) as process:
+                found[way].append(process.submit(measure, way, case).result())
             print(number, way, round(found[way][-1], 1), flush=True)
-        report(given.questions, found)
+        report("sampling_gpu" if case.gpu else "sampling", case.questions, found)
 
 
-def report(questions: int, found: dict[str, list[float]]) -> None:
+def report(name: str, questions: int, found: dict[str, list[float]]) -> None:
     """Beside the figures for other numbers of questions."""
-    path = HERE / "results" / "sampling.json"
+    path = HERE / "results" / f"{name}.json"
     figures = json.loads(path.read_text())["figures"] if path.exists() else {}
     figures[str(questions)] = found
     lines = []
@@ -239,7 +272,7 @@ def report(questions: int, found: dict[str, list[float]]) -> None:
         for way, speeds in speeds_of.items():
             ratios = [mine / theirs for mine, theirs in zip(speeds_of["ours"], speeds, strict=True)]
             lines.append([number, way, spread(speeds, 0), "" if way == "ours" else f"{spread(ratios)} x"])
-    keep("sampling", figures, table(["questions", "way", "tokens / s", "ours / it"], lines))
+    keep(name, figures, table(["questions", "way", "tokens / s", "ours / it"], lines))
 
 
 if __name__ == "__main__":

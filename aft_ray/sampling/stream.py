@@ -170,8 +170,9 @@ def sample_candidates(
     Questions that are in `out` already are left alone, and those in `but`.
     """
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
-    rows = _rows(questions, lambda table: without(table, done), settings)
-    _label_into(_through_pool(rows, SamplingActor, settings, counter), out, settings, counter)
+    size = rows_per_block(questions, settings)
+    rows = _rows(questions, lambda table: without(table, done), size)
+    _label_into(_through_pool(rows, size, SamplingActor, settings, counter), out, settings, counter)
 
 
 def label_candidates(
@@ -179,19 +180,22 @@ def label_candidates(
 ) -> None:
     """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions."""
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
-    _label_into(_rows(groups, lambda table: without(table, done), settings, strict=True), out, settings, counter)
+    rows = _rows(groups, lambda table: without(table, done), rows_per_block(groups, settings), strict=True)
+    _label_into(rows, out, settings, counter)
 
 
-def _rows(
-    records: Place, wanted: Callable[[pa.Table], pa.Table], settings: EngineSettings, strict: bool = False
-) -> ray.data.Dataset:
-    """Those that are wanted, in blocks; as many rows in each as leave every actor enough blocks.
+def rows_per_block(records: Place, settings: EngineSettings) -> int:
+    """As many as leave every actor enough blocks."""
+    smallest, largest = ROWS_PER_BLOCK
+    return max(smallest, min(largest, count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
+
+
+def _rows(records: Place, wanted: Callable[[pa.Table], pa.Table], size: int, strict: bool = False) -> ray.data.Dataset:
+    """Those that are wanted, in blocks of `size` rows.
 
     Where no actor takes blocks one by one they must be made `strict`, or all of a file come to one task and are written at its
     end.
     """
-    smallest, largest = ROWS_PER_BLOCK
-    size = max(smallest, min(largest, count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
     path, filesystem = for_ray_data(records)
     rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(wanted, batch_format="pyarrow", batch_size=None)
     return rows.repartition(target_num_rows_per_block=size, strict=strict)
@@ -223,7 +227,8 @@ def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter:
         counter.add.remote(len(table), checked=len(verdicts), right=verdicts.count("right"))
         return table
 
-    evaluations = _through_pool(_rows(groups, held_out, settings), EvaluationActor, settings, counter, sampled=sampled)
+    size = rows_per_block(groups, settings)
+    evaluations = _through_pool(_rows(groups, held_out, size), size, EvaluationActor, settings, counter, sampled=sampled)
     _write_blocks(evaluations, count, out)
 
 
@@ -246,8 +251,14 @@ def _write_blocks(blocks: ray.data.Dataset, work: Callable[[pa.Table], pa.Table]
 
 
 def _through_pool(
-    rows: ray.data.Dataset, actor: Callable[..., Any], settings: EngineSettings, counter: ActorHandle[Any], **options: Any
+    rows: ray.data.Dataset,
+    size: int,
+    actor: Callable[..., Any],
+    settings: EngineSettings,
+    counter: ActorHandle[Any],
+    **options: Any,
 ) -> ray.data.Dataset:
+    """`size`: rows of a block. Ray Data takes no actor with a GPU without being told; it is the same on a CPU."""
     smallest, largest = settings.resources.sampling_actors
     attempts = ray.remote(num_cpus=0)(Attempts).options(scheduling_strategy=beside_the_driver()).remote()
     gpus = settings.resources.gpus_per_sampling_actor
@@ -255,7 +266,7 @@ def _through_pool(
         actor,
         fn_constructor_kwargs={"settings": settings, "attempts": attempts, "counter": counter} | options,
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=size,
         compute=ray.data.ActorPoolStrategy(
             min_size=smallest,
             max_size=largest,

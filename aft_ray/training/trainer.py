@@ -1,9 +1,11 @@
 """Training on the cluster: Ray Train starts the workers, restarts them after a failure, and keeps their checkpoints."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 from ray import train
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from aft_ray.places import for_ray_train
@@ -34,8 +36,6 @@ def run_training(job: TrainingJob) -> None:
     another ZeRO stage or offloading.
     """
     (job.out / DIVERGED).unlink(missing_ok=True)  # of a start whose driver was killed before it could tell
-    if job.resources.training_workers:
-        prepare_resuming(job)
     run_workers(train_worker, job)
     raise_divergence(job.out)
 
@@ -50,13 +50,26 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
 
     Raises ray.train.TrainingFailedError when the workers failed more than `resources.max_failures` times.
     """
+    for failures in itertools.count():
+        if job.resources.training_workers:
+            prepare_resuming(job)
+        try:
+            trainer_of(worker, job).fit()
+            return
+        except train.ControllerError as error:
+            # Ray Train starts lost workers again by itself, but not those lost in the moment in which they are told to begin.
+            if failures == job.resources.max_failures or not isinstance(error.controller_failure, RayActorError):
+                raise
+
+
+def trainer_of(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> Trainer:
     resources = job.resources
     on_gpu = resources.gpus_per_training_worker > 0
     per_worker = {"CPU": resources.cpus_per_training_worker} | ({"GPU": resources.gpus_per_training_worker} if on_gpu else {})
     storage, filesystem = for_ray_train(job.out)
     elastic = resources.fewest_training_workers is not None
     workers = (resources.least_training_workers, resources.training_workers) if elastic else resources.training_workers
-    trainer = Trainer(
+    return Trainer(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
@@ -75,4 +88,3 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
             worker_runtime_env={"env_vars": FOR_GPU} if on_gpu else None,
         ),
     )
-    trainer.fit()
