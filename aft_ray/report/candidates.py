@@ -73,20 +73,50 @@ ORDERS: dict[str, Callable[[Entry], Any]] = {
 }
 
 
+RANGES: dict[str, Callable[[Entry], float | None]] = {
+    "right": lambda entry: entry.right,
+    "tokens": lambda entry: entry.longest,
+    "before": lambda entry: entry.lead_before,
+    "after": lambda entry: entry.lead_after,
+}
+
+
 @dataclass(frozen=True)
 class Chosen:
-    """What a reader wants to see."""
+    """What a reader wants to see. The ends of a range as they were typed: what is no number bounds nothing."""
 
     shown: str = "all"
     order: str = "mended first"
     task: str = ""
     split: str = ""
     part_of_id: str = ""
+    right_from: str = ""
+    right_to: str = ""
+    tokens_from: str = ""
+    tokens_to: str = ""
+    before_from: str = ""
+    before_to: str = ""
+    after_from: str = ""
+    after_to: str = ""
+
+    @cached_property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Of the ranges with an end."""
+        ends = {name: [number(getattr(self, f"{name}_{end}")) for end in ("from", "to")] for name in RANGES}
+        return {
+            name: (-math.inf if low is None else low, math.inf if high is None else high)
+            for name, (low, high) in ends.items()
+            if low is not None or high is not None
+        }
 
     def takes(self, entry: Entry) -> bool:
         of_kind = SHOWN.get(self.shown, SHOWN["all"])(entry)
         of_task = self.task in ("", entry.task) and self.split in ("", entry.split)
-        return of_kind and of_task and self.part_of_id in entry.question_id
+        return of_kind and of_task and self.part_of_id in entry.question_id and self.within(entry)
+
+    def within(self, entry: Entry) -> bool:
+        values = ((RANGES[name](entry), ends) for name, ends in self.bounds.items())
+        return all(value is not None and low <= value <= high for value, (low, high) in values)
 
 
 @dataclass(frozen=True)
@@ -178,6 +208,14 @@ def chains_of(candidates: pa.ListArray) -> Iterator[list[tuple[str, float | None
     columns = zip(*(pc.struct_field(flat, name).to_pylist() for name in OF_A_CANDIDATE[:2]), lengths, strict=True)
     for number in pc.list_value_length(candidates).to_pylist():
         yield list(islice(columns, number))
+
+
+def number(typed: str) -> float | None:
+    try:
+        found = float(typed)
+    except ValueError:
+        return None
+    return None if math.isnan(found) else found
 
 
 def lead(right: Sequence[float], wrong: Sequence[float]) -> float | None:

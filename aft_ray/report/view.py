@@ -20,6 +20,12 @@ from aft_ray.report.page import template
 
 HOST = "127.0.0.1"
 ON_A_PAGE = 20
+RANGES_TOLD = {
+    "right": "right chains",
+    "tokens": "tokens of the longest chain",
+    "before": "best wrong against worst right, before",
+    "after": "the same, after",
+}
 
 
 def make_app(run: FoundRun) -> Starlette:
@@ -41,6 +47,7 @@ def make_app(run: FoundRun) -> Starlette:
             shown_by.render(
                 run=run,
                 chosen=chosen,
+                ranges=RANGES_TOLD,
                 options={"shown": list(SHOWN), "order": list(ORDERS), "task": ["", *tasks], "split": ["", *splits]},
                 found=len(found),
                 all=len(entries),

@@ -176,5 +176,8 @@ def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
         return engine
     except Exception as error:
         traceback.print_exc()
-        ray.get(attempts.does_not_start.remote(actor, f"the last time: {type(error).__name__}: {error}"[:2000]))
+        # vLLM's own error often only says that one of its processes has ended; why, that process has printed.
+        printed = f"logs/ray/worker-{ray.get_runtime_context().get_worker_id()}-*"
+        told = f"the last time: {type(error).__name__}: {error}"[:2000]
+        ray.get(attempts.does_not_start.remote(actor, f"{told}\nAll that it printed is in {printed}"))
         os._exit(1)

@@ -100,7 +100,8 @@ class Killer:
     def progress(self) -> Iterator[str]:
         """What a run has committed: records, checkpoints, stages. By their names, which are unique."""
         for pattern in ("**/*.parquet", "**/checkpoint_*", "*/manifest.json"):
-            yield from (str(path) for path in (self.folder / "chaos").glob(pattern))
+            with suppress(FileNotFoundError):  # a folder that goes while it is looked into is seen the next time, if it stays
+                yield from (str(path) for path in (self.folder / "chaos").glob(pattern))
 
     def kill(self, driver: subprocess.Popen[bytes]) -> bool:
         kind = self.random.choice(KINDS)

@@ -5,10 +5,12 @@ A fault is put into the actor that a stream starts; which question it strikes at
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
+import ray
 from transformers import AutoTokenizer
 
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
@@ -143,14 +145,21 @@ def test_an_engine_that_never_starts_ends_the_stage_with_the_reason(sampled):
     def never(questions):
         def strikes(kind, prompt, note):
             if kind == "start":
-                os._exit(1)
+                if note("start") == 0:
+                    os._exit(1)
+                raise RuntimeError("no memory")
 
         return strikes
 
     started = time.monotonic()
-    with pytest.raises(Exception, match="ended its process at each of 3 starts"):
+    with pytest.raises(
+        Exception, match="ended its process at each of 3 starts; the last time: RuntimeError: no memory"
+    ) as caught:
         sampled(never)
     assert time.monotonic() - started < 180
+    logs = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs"
+    printed = [path.read_text() for path in logs.glob(re.findall(r"logs/ray/(worker-\S+\*)", str(caught.value))[-1])]
+    assert any("in start_or_not" in text for text in printed)
 
 
 @pytest.mark.chaos

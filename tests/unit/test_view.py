@@ -57,6 +57,23 @@ def test_the_index_has_every_group_once_with_its_leads(candidates, by_hand):
     assert {(entry.right, entry.wrong, entry.longest) for entry in candidates.entries} == {(2, 3, 20)}
 
 
+def test_a_range_takes_what_lies_within_it_its_ends_too(candidates, by_hand):
+    low, high = sorted(before for before, _ in by_hand.values())[40], sorted(before for before, _ in by_hand.values())[80]
+    found = candidates.chosen(Chosen(before_from=repr(low), before_to=repr(high), tokens_to="20", right_from="2"))
+    assert {entry.question_id for entry in found} == {name for name, (before, _) in by_hand.items() if low <= before <= high}
+    assert len(found) == 41
+    assert len(candidates.chosen(Chosen(after_from="0"))) == sum(after >= 0 for _, after in by_hand.values())
+    assert not candidates.chosen(Chosen(tokens_from="21"))
+    assert len(candidates.chosen(Chosen(tokens_from="long", tokens_to="nan"))) == 160, "what is no number bounds nothing"
+
+
+def test_a_range_stays_as_it_was_typed(client):
+    shown = client.get("/", params={"before_from": "-0.5", "page": "2"}).text
+    assert 'name="before_from" value="-0.5"' in shown
+    assert "before_from=-0.5" in shown
+    assert "<details open>" in shown
+
+
 def test_those_that_alignment_mended_come_first_and_alone(candidates, by_hand):
     mended = {name for name, (before, after) in by_hand.items() if before > 0 >= after}
     assert 10 < len(mended) < 150
