@@ -4,6 +4,7 @@ Faults are collected, not raised one by one: the user sees all of them, each as 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,9 +137,10 @@ class HubSource(NamedTuple):
 
 def hub_source(name: str) -> HubSource:
     """What hf:NAME:SPLIT names. Raises ValueError where it is not of that form."""
-    source, _, split = name.removeprefix("hf:").rpartition(":")
-    if not source:
-        raise ValueError("expected hf:NAME:SPLIT, as in hf:openai/gsm8k/main:train")
+    found = re.fullmatch(r"([^\[\]]+):((?:[^:\[\]]+(?:\[[^\[\]]*\])?)+)", name.removeprefix("hf:"))
+    if not found:
+        raise ValueError("expected hf:NAME:SPLIT, as in hf:openai/gsm8k/main:train or hf:openai/gsm8k/main:train[:80%]")
+    source, split = found.groups()
     if not Path(source).exists() and source.count("/") > 1:
         repository, _, config = source.rpartition("/")
         return HubSource(repository, config, split)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aft_ray.config import FieldsConfig, TaskConfig
 from aft_ray.tasks import BadInputError, read_questions
 from aft_ray.tasks.arithmetic import generate
+from aft_ray.tasks.files import hub_source
 from aft_ray.tasks.numbers import compare_numbers, stated_number
 
 GOOD = {"question": "How many are 3 bags of 6?", "answer": "3*6=<<3*6=18>>18\n#### 18"}
@@ -157,11 +158,12 @@ def custom_file(tmp_path, kind):
         return tmp_path / "saved"
     folder = tmp_path / "hub"
     folder.mkdir()
-    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, CUSTOM_ROWS)))
-    return Path(f"hf:{folder}:train")
+    more = [{"q": "not asked", "a": 0, "why": ""}] if kind == "slice" else []
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, [*CUSTOM_ROWS, *more])))
+    return Path(f"hf:{folder}:train[:{len(CUSTOM_ROWS)}]" if more else f"hf:{folder}:train")
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved", "hub"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved", "hub", "slice"])
 def test_custom_rows_come_from_any_kind_of_file(tmp_path, kind):
     config = TaskConfig(name="custom", called="sums", train_file=custom_file(tmp_path, kind), fields=FIELDS)
     found = read_questions(config, seed=0)
@@ -169,6 +171,23 @@ def test_custom_rows_come_from_any_kind_of_file(tmp_path, kind):
         ("sums", row["q"], str(row["a"]), row["why"]) for row in CUSTOM_ROWS
     ]
     assert found.train[0].question_id == "sums-train-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("hf:openai/gsm8k/main:train", ("openai/gsm8k", "main", "train")),
+        ("hf:squad:validation[10%:20%]+train[:5]", ("squad", None, "validation[10%:20%]+train[:5]")),
+    ],
+)
+def test_a_dataset_of_the_hub_is_named_with_its_split(name, source):
+    assert hub_source(name) == source
+
+
+@pytest.mark.parametrize("name", ["hf:squad", "hf::train", "hf:squad:", "hf:squad:train[:80"])
+def test_a_name_without_a_split_is_refused(name):
+    with pytest.raises(ValueError, match="expected hf:NAME:SPLIT"):
+        hub_source(name)
 
 
 @pytest.mark.parametrize(
