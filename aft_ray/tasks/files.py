@@ -137,7 +137,7 @@ class HubSource(NamedTuple):
 
 def hub_source(name: str) -> HubSource:
     """What hf:NAME:SPLIT names. Raises ValueError where it is not of that form."""
-    found = re.fullmatch(r"([^\[\]]+):((?:[^:\[\]]+(?:\[[^\[\]]*\])?)+)", name.removeprefix("hf:"))
+    found = re.fullmatch(r"([^\[\]]+):([^:\[\]]+(?:\[[^\[\]]*\][^:\[\]]*)*)", name.removeprefix("hf:"))
     if not found:
         raise ValueError("expected hf:NAME:SPLIT, as in hf:openai/gsm8k/main:train or hf:openai/gsm8k/main:train[:80%]")
     source, split = found.groups()
