@@ -147,7 +147,6 @@ class Run:
         if evaluations:
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
             tracking.log_summary(summary)
-        if len(evaluations) > 1:
             write_or_tell(self.folder, self.console)
         return summary
 

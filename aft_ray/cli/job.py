@@ -70,7 +70,7 @@ def run_job(job: RunConfig, arguments: list[str] | None = None, until: "Goal | N
     made: dict[Goal | None, dict[str, Any]] = {
         "sample": {"Candidates": run.folder / "sample" / "groups"},
         "align": {"Model": run.model},
-        "evaluate-base": {"Summary": run.folder / "summary.json"},
+        "evaluate-base": {"Report": run.folder / "report.html"},
         None: {"Report": run.folder / "report.html", "Model": run.model},
     }
     for name, path in (made[until] | {"Logs": logs}).items():

@@ -92,6 +92,11 @@ class FoundRun:
         return list(dict.fromkeys(model["name"] for model in self.summary["models"]))
 
     @property
+    def alone(self) -> bool:
+        """Whether one model was evaluated, and none to compare it with."""
+        return len(self.models) == 1
+
+    @property
     def starts_from_first(self) -> bool:
         """Whether alignment started from the first model, so that what lies between the first and the last is its work alone."""
         return bool(self.models[0] == self.config["alignment"]["start_from"])
@@ -108,12 +113,9 @@ class FoundRun:
         """What was measured of it on that task."""
         return next(model for model in self.summary["models"] if (model["name"], model["task"]) == (name, task))
 
-    def comparison(self, task: str) -> dict[str, Any]:
-        """Of the last model with the first. Raises NoRunError where one was evaluated alone."""
-        found: list[dict[str, Any]] = [compared for compared in self.summary["comparisons"] if compared["task"] == task]
-        if not found:
-            raise NoRunError(f"{self.folder}: a model was evaluated alone, with none to compare it with: aft-ray compare RUN RUN")
-        return found[-1]
+    def comparison(self, task: str) -> dict[str, Any] | None:
+        """Of the last model with the first; None of one that was evaluated alone."""
+        return next((compared for compared in reversed(self.summary["comparisons"]) if compared["task"] == task), None)
 
     @cached_property
     def manifests(self) -> list[StageManifest]:

@@ -59,21 +59,32 @@ def page(run: FoundRun) -> str:
         stages=[stage_row(run, manifest) for manifest in run.manifests],
         config=json.dumps(run.config, indent=2),
         fingerprints={manifest.stage: manifest.fingerprint for manifest in run.manifests},
-        command=f"aft-ray run {shlex.quote(str(run.folder / 'config.json'))} --name {run.name}-again",
+        command=command_of(run),
     )
 
 
+def command_of(run: FoundRun) -> str:
+    config = shlex.quote(str(run.folder / "config.json"))
+    if run.alone:
+        return f"aft-ray eval {config} --model {shlex.quote(run.config['model']['path'])}"
+    return f"aft-ray run {config} --name {run.name}-again"
+
+
 def headline(run: FoundRun, task: str) -> dict[str, Any]:
-    """What a tile says of a task: accuracy before and after, and how sure that is."""
+    """What a tile says of a task: accuracy before and after, and how sure that is; of a model alone, its accuracy."""
     before, after = run.model(run.models[0], task), run.model(run.models[-1], task)
-    compared = run.comparison(task)
-    return {
+    told = {
         "task": task,
         "trained_on": before["trained_on"],
         "n": before["n"],
         "before": share(before["accuracy"]),
         "after": share(after["accuracy"]),
         "interval": interval(after["accuracy_ci"]),
+    }
+    compared = run.comparison(task)
+    if compared is None:
+        return told
+    return told | {
         "gain": points(compared["accuracy_gain"]),
         "p": p_value(compared["accuracy_p"]),
         "sure": compared["accuracy_p"] is not None and compared["accuracy_p"] < 0.05,
@@ -83,7 +94,7 @@ def headline(run: FoundRun, task: str) -> dict[str, Any]:
 
 def caption(run: FoundRun, task: str) -> str:
     model = run.model(run.models[0], task)
-    origin = "" if model["trained_on"] else "never trained on; "
+    origin = "" if model["trained_on"] or run.alone else "never trained on; "
     pairs = f"{model['assessment_pairs']:,} pairs of {model['assessment_questions']:,} questions"
     return f"{origin}{model['n']:,} held-out questions, seed {run.summary['seed']}; assessment over {pairs}"
 
@@ -93,8 +104,9 @@ def measures(run: FoundRun, task: str) -> list[Row]:
     compared = run.comparison(task)
 
     def gain(name: str) -> str:
-        value = compared[f"{name}_gain"]
-        return "" if value is None else f"{points(value)}, {p_value(compared[f'{name}_p'])}"
+        if compared is None or compared[f"{name}_gain"] is None:
+            return ""
+        return f"{points(compared[f'{name}_gain'])}, {p_value(compared[f'{name}_p'])}"
 
     def shares(of: list[dict[str, Any]]) -> list[str]:
         return [with_interval(value["mean"], value["ci"]) for value in of]

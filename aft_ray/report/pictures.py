@@ -107,7 +107,7 @@ def in_percent(axes: Axes, label: str) -> None:
 def score_distributions(run: FoundRun) -> list[Picture]:
     """Of the same candidates under the first model and under the last."""
     made: list[Picture] = []
-    models = [run.models[0], run.models[-1]]
+    models = dict.fromkeys((run.models[0], run.models[-1]))
     evaluations = {name: run.evaluations(name) for name in models}
     for name in models:
         positive, negative = scores(evaluations[name])

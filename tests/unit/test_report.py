@@ -245,7 +245,7 @@ def test_runs_are_compared_on_the_questions_in_common(run, tmp_path):
     assert told.output.count("+0.0 points, p = 1.000") >= 2
 
 
-def test_a_model_evaluated_alone_is_shown_and_compared_and_has_no_report(run, tmp_path):
+def test_a_model_evaluated_alone_is_shown_and_compared_and_has_a_report(run, tmp_path):
     alone = tmp_path / "alone"
     shutil.copytree(run, alone)
     (alone / "evaluate-vft").rename(alone / "evaluate-base")
@@ -260,9 +260,13 @@ def test_a_model_evaluated_alone_is_shown_and_compared_and_has_no_report(run, tm
     compared = CliRunner().invoke(app, ["compare", str(alone), str(run)], env={"COLUMNS": "200"})
     assert compared.exit_code == 0, compared.output
     assert "none, 0" in compared.output
-    refused = CliRunner().invoke(app, ["report", str(alone)])
-    assert refused.exit_code == BAD_INPUT
-    assert "alone" in refused.output
+    reported = CliRunner().invoke(app, ["report", str(alone)])
+    assert reported.exit_code == 0, reported.output
+    text = (alone / "report.html").read_text()
+    assert "evaluated alone" in text
+    assert f"--model {config.model.path}" in text
+    assert all(word not in text for word in ("last against first", "sure difference", "before alignment", "→", "paired"))
+    assert text.count("Scores under base") == 2, "its title, and what a screen reader reads"
 
 
 def test_questions_of_one_id_and_two_texts_are_not_compared(run, tmp_path):
