@@ -3,11 +3,13 @@
 import statistics
 from pathlib import Path
 
+from rich.console import Console
 from transformers import AutoTokenizer
 
 from aft_ray.config import RunConfig
 from aft_ray.places import fetched
 from aft_ray.planning.work import Lengths
+from aft_ray.sampling.given import read_given
 from aft_ray.tasks import make_tasks, read_questions
 from aft_ray.tasks.tokens import tokenize_questions
 
@@ -21,7 +23,8 @@ def find_lengths(
     """
     told = (questions, held_out, prompt_tokens, chain_tokens)
     if all(value is not None for value in told):
-        return Lengths(questions or 0, questions or 0, held_out or 0, prompt_tokens or 0.0, chain_tokens or 0.0)
+        given = (questions or 0) if config.sampling.only_given else 0
+        return Lengths(questions or 0, questions or 0, held_out or 0, prompt_tokens or 0.0, chain_tokens or 0.0, given)
     files = [file for part in config.task.single for file in (part.train_file, part.test_file)]
     missing = [str(file) for file in files if not is_here(file)]
     model = fetched(config.model.path, weights=False)
@@ -30,17 +33,21 @@ def find_lengths(
     if missing:
         options = "--questions, --held-out, --prompt-tokens and --chain-tokens"
         raise ValueError(f"{missing[0]} is not here: say with {options} what it would tell")
+    tokenizer = AutoTokenizer.from_pretrained(model)
     found = read_questions(config.task, config.seed)
-    tokenized = tokenize_questions(found.questions, make_tasks(config.task), AutoTokenizer.from_pretrained(model), config.prompt)
+    tokenized = tokenize_questions(found.questions, make_tasks(config.task), tokenizer, config.prompt)
     train = [question for question in tokenized if question.split == "train"]
     references = [len(question.reference_ids) for question in train if question.reference is not None]
     prompts = [len(question.prompt_ids) for question in tokenized]
+    chains = config.sampling.candidates_file
+    own = read_given(chains, tokenized, tokenizer, config.prompt.chat, Console(quiet=True)) if chains and chains.exists() else []
     return Lengths(
         train=questions or len(train),
         references=min(questions or len(references), len(references)),
         held_out=held_out or len(tokenized) - len(train),
         prompt=prompt_tokens or statistics.fmean(prompts),
         chain=chain_tokens or (statistics.fmean(references) if references else config.sampling.max_new_tokens / 2),
+        given=min(len(own), questions or len(train)),
     )
 
 

@@ -19,6 +19,8 @@ class Lengths:
     held_out: int
     prompt: float
     chain: float
+    given: int = 0
+    """Training questions whose candidates are the user's own, and not sampled in the first round."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,17 @@ def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[St
     """An upper bound: no chain is taken to be a double of another, none to be dropped."""
     k, greedy = config.sampling.k, 1
     vft = lengths.references * config.vft.epochs
-    groups = lengths.train * config.alignment.epochs
+    trained_on = lengths.given if config.sampling.only_given else lengths.train
+    groups = trained_on * config.alignment.epochs
     needs_vft = "vft" in (config.sampling.sample_from, config.alignment.start_from)
     work = [training("vft", shape, lengths, vft, 1, config.vft.lora)] if needs_vft else []
-    asked = lengths.train + lengths.held_out
-    work.append(sampling("sample", shape, lengths, asked, k, scored=0, also=lengths.held_out * greedy))
+    sampled = trained_on - lengths.given
+    asked, name = sampled + lengths.held_out, "sample" if sampled else "held-out"
+    work.append(sampling(name, shape, lengths, asked, k, scored=0, also=lengths.held_out * greedy))
     for number in range(1, config.rounds + 1):
         name = "" if number == 1 else f"-{number}"
         if number > 1:
-            work.append(sampling(f"sample{name}", shape, lengths, lengths.train, k))
+            work.append(sampling(f"sample{name}", shape, lengths, trained_on, k))
         work.append(training(f"align{name}", shape, lengths, groups, k + 1, config.alignment.lora))
         samples = k if config.evaluation.samples else 0
         work.append(sampling(f"evaluate-aft{name}", shape, lengths, lengths.held_out, samples + greedy, scored=k))

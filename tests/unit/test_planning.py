@@ -1,5 +1,6 @@
 """What a run will need, against what is counted and published elsewhere, and against real forward passes."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from typer.testing import CliRunner
 from aft_ray.cli import DOES_NOT_FIT, app, load_job
 from aft_ray.config import AlignmentConfig, LoraConfig, ResourcesConfig, RunConfig, TrainingConfig
 from aft_ray.planning.gpus import GPUS
+from aft_ray.planning.lengths import find_lengths
 from aft_ray.planning.memory import cache_tokens, sampling_memory, training_memory
 from aft_ray.planning.plan import Machine, make_plan
 from aft_ray.planning.shape import ModelShape, group
-from aft_ray.planning.work import Lengths, training
+from aft_ray.planning.work import Lengths, stages_of, training
+from aft_ray.tasks import read_questions
 from aft_ray.training.adapters import with_adapters
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
 from aft_ray.training.batches import make_batch
@@ -149,6 +152,32 @@ def test_the_work_is_six_flops_a_weight_and_token(shapes):
     work = training("align", shapes["7b"], GSM8K, questions=1000, chains=7)
     assert work.tokens == 1000 * (110 + 7 * 130)
     assert work.flops == pytest.approx(6 * shapes["7b"].parameters * work.tokens, rel=0.05)
+
+
+def test_questions_with_candidates_of_ones_own_are_not_sampled(shapes):
+    job = load_job(ROOT / "jobs" / "quickstart.py")
+    sampling = job.sampling.model_copy(update={"candidates_file": Path("chains.jsonl")})
+    some = job.model_copy(update={"sampling": sampling, "rounds": 2})
+    only = some.model_copy(update={"sampling": sampling.model_copy(update={"only_given": True})})
+    a_question = 110 + job.sampling.k * 130
+    given = replace(GSM8K, given=473, held_out=0)
+    found = {work.name: work for work in stages_of(some, shapes["7b"], given)}
+    assert found["sample"].tokens == 7000 * a_question
+    assert found["sample-2"].tokens == 7473 * a_question
+    alone = {work.name: work for work in stages_of(only, shapes["7b"], given)}
+    assert "sample" not in alone
+    assert alone["held-out"].tokens == 0
+    assert alone["sample-2"].tokens == 473 * a_question
+    assert alone["align"].tokens == found["align"].tokens * 473 / 7473
+
+
+def test_questions_with_candidates_are_counted_in_their_file(tmp_path):
+    job, file = load_job(ROOT / "jobs" / "quickstart.py"), tmp_path / "chains.jsonl"
+    asked = read_questions(job.task, job.seed).train[:3]
+    file.write_text("\n".join(json.dumps({"question_id": question.question_id, "candidates": ["2", "3"]}) for question in asked))
+    of_file = job.model_copy(update={"sampling": job.sampling.model_copy(update={"candidates_file": file})})
+    assert find_lengths(of_file, None, None, None, None).given == 3
+    assert find_lengths(job, None, None, None, None).given == 0
 
 
 @pytest.mark.parametrize("name", ["7b", "13b", "70b"])
