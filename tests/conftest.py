@@ -36,12 +36,14 @@ def tokenized(questions: Iterable[Question], tokenizer: PreTrainedTokenizerBase)
 
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray for all tests of this process."""
+    """One Ray for all tests of this process. It takes the machine to have a GPU: Ray asks more of what wants one."""
     import ray
 
     from aft_ray.cluster import connect
 
-    connect(tmp_path_factory.mktemp("ray"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 1}')
+        connect(tmp_path_factory.mktemp("ray"))
     yield
     ray.shutdown()
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,13 @@ QUESTIONS, ENGINE_SECONDS, MOST_TOKENS = 40, 40.0, 120
 
 
 def faulty(usual: type, folder: Path, strikes) -> type:
-    """An actor whose engine comes to `strikes(kind, prompt, note)` at its start and at each question's sampling."""
+    """An actor whose engine comes to `strikes(kind, prompt, note)` at its start and at each question's sampling.
+
+    It has asked Ray for a GPU, as those of a cluster do; its engine does without.
+    """
 
     class FaultyActor(usual):
-        def __init__(self, *given, **named):
+        def __init__(self, settings, *given, **named):
             start = Engine._start
 
             def start_or_not(engine, *given):
@@ -40,7 +44,8 @@ def faulty(usual: type, folder: Path, strikes) -> type:
                 start(engine, *given)
 
             Engine._start = start_or_not
-            super().__init__(*given, **named)
+            on_cpu = settings.resources.model_copy(update={"gpus_per_sampling_actor": 0})
+            super().__init__(replace(settings, resources=on_cpu), *given, **named)
             sample = self.engine.sample
 
             async def sample_or_not(prompt_ids, *more, **others):
@@ -76,7 +81,7 @@ def sampled(tiny_llama, tmp_path, monkeypatch):
         tasks=TASKS,
         labelling=LabellingConfig(),
         sampling=SamplingConfig(k=2, max_prompt_tokens=MOST_TOKENS, max_new_tokens=20),
-        resources=ResourcesConfig(sampling_actors=(1, 1), attempts=3, engine_seconds=ENGINE_SECONDS),
+        resources=ResourcesConfig(sampling_actors=(1, 1), gpus_per_sampling_actor=1, attempts=3, engine_seconds=ENGINE_SECONDS),
         seed=0,
     )
     (tmp_path / "struck").mkdir()
