@@ -31,8 +31,8 @@ def connect(logs: Path) -> None:
     # A pool grows when its actors have as many blocks in hand as they work on at once. By itself Ray wants 1.75 times as many,
     # which none ever has.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
-    # Ray Data reads the ends of Parquet files in actors of its own. Where one goes with its node, the task that waits for it fails,
-    # which Ray takes for a mistake in our code.
+    # Ray Data reads the ends of Parquet files in actors of its own. Where one goes with its node, the task that waits for it
+    # fails, which Ray takes for a mistake in our code.
     context.retried_map_errors = ["ActorDiedError", "ActorUnavailableError"]
     context.max_map_retries = LOST_READERS
     link = logs / "ray"

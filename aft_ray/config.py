@@ -223,7 +223,7 @@ class ResourcesConfig(Settings):
         None, description="train with as few as these while there is no room for all, and with more when there is; else wait"
     )
     sampling_actors: tuple[Positive, Positive] = Field((1, 2), description="smallest and largest number of vLLM actors")
-    gpus_per_training_worker: Annotated[float, Field(ge=0)] = 0
+    gpus_per_training_worker: Annotated[int, Field(ge=0, le=1)] = Field(0, description="0: on the CPU; a worker has one GPU")
     gpus_per_sampling_actor: Annotated[int, Field(ge=0)] = Field(0, description="vLLM's tensor-parallel size; 0: on the CPU")
     cpus_per_training_worker: Annotated[float, Field(gt=0)] = 1
     cpus_per_sampling_actor: Annotated[float, Field(gt=0)] = Field(

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from aft_ray.config import AlignmentConfig, RunConfig
 from aft_ray.losses import bound_loss, has_boundary, loss_function
 from aft_ray.places import Place, fetched, make_folder
-from aft_ray.planning.shape import empty
+from aft_ray.planning.shape import ModelShape, empty
 from aft_ray.sampling.engine import longest_request
 from aft_ray.tasks import BadInputError, QuestionSet
 from aft_ray.training.adapters import with_adapters
@@ -31,6 +31,13 @@ def check_adapters(config: RunConfig) -> None:
                 with_adapters(empty(AutoConfig.from_pretrained(fetched(config.model.path, weights=False))), training.lora)
             except ValueError as error:
                 raise BadInputError([f"{name}.{error}"]) from None
+
+
+def check_parallel(config: RunConfig) -> None:
+    """Raises BadInputError where the model cannot be divided over the GPUs of an engine, which would show after VFT."""
+    parallel = config.resources.gpus_per_sampling_actor
+    if parallel > 1 and not (shape := ModelShape(config.model.path)).divides_by(parallel):
+        raise BadInputError([f"resources.gpus_per_sampling_actor: {shape.undivided(parallel)}"])
 
 
 def check_model(path: Place) -> None:

@@ -34,6 +34,7 @@ from aft_ray.preflight import (
     check_context,
     check_loss,
     check_model,
+    check_parallel,
     check_references,
     check_splits,
     check_writable,
@@ -85,6 +86,7 @@ class Run:
         check_loss(config.alignment)
         if until != "evaluate-base":
             check_adapters(config)
+        check_parallel(config)
         check_this_machine(config.resources)
         check_installed(config.tracking)
         self.tasks = make_tasks(config.task)

@@ -30,6 +30,7 @@ JOB = RunConfig(
         sampling_actors=(1, 8),
         gpus_per_sampling_actor=4,
         cpus_per_sampling_actor=1,
+        engine_seconds=1800,  # 138 GB from a slow disk
     ),
 )
 

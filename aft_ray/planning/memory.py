@@ -4,6 +4,7 @@ What DeepSpeed keeps follows ZeRO (arXiv 1910.02054, figure 1) with DeepSpeed's 
 from stage 1 on, the gradients from stage 2, the parameters in stage 3. With adapters only theirs have gradients and a state.
 """
 
+import math
 from dataclasses import dataclass
 
 from aft_ray.config import ResourcesConfig, TrainingConfig
@@ -76,7 +77,10 @@ def training_memory(
     offloaded = optimizer + (8 if stage == 3 else 4) * share(trained, 2) if resources.offload != "nothing" else 0.0
     parameters_offloaded = size * share(count, 3) if resources.offload == "optimizer+parameters" else 0.0
     device_optimizer = 0.0 if resources.offload != "nothing" else optimizer
-    host = offloaded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
+    # PyTorch rounds memory that a GPU reads directly up to a power of two; the sums of ZeRO-3 are one piece of it.
+    sums = 4 * share(trained, 2) if summed_on_host else 0.0
+    rounded = 2 ** math.ceil(math.log2(sums)) - sums if sums else 0.0
+    host = offloaded + rounded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
     activations = activation_memory(shape, training, resources, precision, longest)
     of_ranks = 2 * size * min(trained, buffers["allgather_bucket_size"]) if stage in (1, 2) and workers > 1 else 0.0
     if not on_gpu:  # offloading then takes from the same memory, and what a step takes is not given back

@@ -88,8 +88,9 @@ def plan_training(config: RunConfig, shape: ModelShape, machine: Machine, work: 
                 else f"{memory.host * a_node / 1e9:.0f} GB of a host's memory, of {machine.host_bytes / 1e9:.0f}"
             )
             faults.append(f"{work.name}: {which}{told}")
-    gpus = math.ceil(workers * resources.gpus_per_training_worker)
-    return finished(work, memory, workers, gpus, machine, machine.training_utilisation, faults)
+    gpus = workers * resources.gpus_per_training_worker
+    nodes = math.ceil(gpus / machine.gpus) if gpus else 1
+    return finished(work, memory, workers, gpus, nodes, machine, machine.training_utilisation, faults)
 
 
 def longest_group(config: RunConfig, training: TrainingConfig) -> Example:
@@ -107,13 +108,21 @@ def plan_sampling(config: RunConfig, shape: ModelShape, lengths: Lengths, machin
     longest = config.sampling.max_prompt_tokens + config.sampling.max_new_tokens + 1
     if parallel > machine.gpus:
         faults.append(f"{work.name}: an actor over {parallel} GPUs, and a node has {machine.gpus}")
+    elif parallel and not shape.divides_by(parallel):
+        faults.append(f"{work.name}: {shape.undivided(parallel)}")
     elif parallel and cache_tokens(shape, memory, resources, precision) < config.sampling.k * longest:
-        enough = next((more for more in (1, 2, 4, 8, 16) if more > parallel and holds(shape, config, machine, more)), None)
-        told = "nothing up to 16 GPUs does" if enough is None else f"resources.gpus_per_sampling_actor = {enough} would"
+        enough = next((more for more in shape.parallel_sizes if more > parallel and holds(shape, config, machine, more)), None)
+        told = (
+            f"nothing up to {shape.parallel_sizes[-1]} GPUs does"
+            if enough is None
+            else f"resources.gpus_per_sampling_actor = {enough} would"
+        )
         faults.append(
             f"{work.name}: beside the weights no room for the cache of one question's {config.sampling.k} chains; {told}"
         )
-    return finished(work, memory, actors, actors * parallel, machine, machine.sampling_utilisation, faults)
+    # An engine lies on one node.
+    nodes = math.ceil(actors / max(1, machine.gpus // parallel)) if parallel else 1
+    return finished(work, memory, actors, actors * parallel, nodes, machine, machine.sampling_utilisation, faults)
 
 
 def holds(shape: ModelShape, config: RunConfig, machine: Machine, parallel: int) -> bool:
@@ -124,9 +133,8 @@ def holds(shape: ModelShape, config: RunConfig, machine: Machine, parallel: int)
 
 
 def finished(
-    work: StageWork, memory: Memory, workers: int, gpus: int, machine: Machine, utilisation: float, faults: list[str]
+    work: StageWork, memory: Memory, workers: int, gpus: int, nodes: int, machine: Machine, utilisation: float, faults: list[str]
 ) -> StagePlan:
     taken = hours(work.flops, gpus, machine.gpu.flops, utilisation) if gpus else None
     price = None if taken is None or machine.price_per_gpu_hour is None else taken * gpus * machine.price_per_gpu_hour
-    nodes = math.ceil(gpus / machine.gpus) if gpus else 1
     return StagePlan(work, memory, workers, gpus, nodes, taken, price, tuple(faults))

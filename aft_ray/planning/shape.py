@@ -14,6 +14,7 @@ from aft_ray.training.adapters import size_of_adapters, with_adapters
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
 from aft_ray.training.batches import Batch, Chain, Example, make_batch
 
+MOST_PARALLEL = 16
 TRACED_LAYERS = 2
 """Of a model's layers, so that a model of a hundred is traced as fast; they are counted as equal."""
 
@@ -79,6 +80,20 @@ class ModelShape:
     @property
     def attention_heads(self) -> int:
         return int(self.text.num_attention_heads)
+
+    @cached_property
+    def parallel_sizes(self) -> list[int]:
+        """Numbers of GPUs over which vLLM can divide the model: whole attention heads each, and whole ones of keys or copies."""
+        heads, kv_heads = self.attention_heads, self.kv_heads
+        return [n for n in range(1, MOST_PARALLEL + 1) if heads % n == 0 and 0 in (kv_heads % n, n % kv_heads)]
+
+    def divides_by(self, parallel: int) -> bool:
+        return parallel in self.parallel_sizes
+
+    def undivided(self, parallel: int) -> str:
+        """What to say of a number over which it cannot be."""
+        told = f"{self.attention_heads} attention heads ({self.kv_heads} of keys) cannot be divided over {parallel} GPUs"
+        return f"{told}; resources.gpus_per_sampling_actor = {', '.join(map(str, self.parallel_sizes))} can"
 
     def kv_bytes(self, bytes_each: int) -> int:
         """Of a token in vLLM's cache, over all layers."""

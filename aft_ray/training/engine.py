@@ -48,6 +48,8 @@ def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) ->
     scorer.register_state_dict_post_hook(leave_out_frozen)
     optimizer = adamw(job, scorer)
     warmup = round(job.training.warmup_share * total_steps)
+    # In DeepSpeed's own groups ranks wait 10 minutes for each other: for one that still fetches the model they do here.
+    torch.distributed.barrier()
     engine, *_ = deepspeed.initialize(
         model=scorer,
         optimizer=optimizer,

@@ -1,9 +1,11 @@
 """Training on the cluster: Ray Train starts the workers, restarts them after a failure, and keeps their checkpoints."""
 
+import gc
 import itertools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from ray import train
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -55,6 +57,9 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
             prepare_resuming(job)
         try:
             trainer_of(worker, job).fit()
+            if job.resources.training_workers == 0 and torch.cuda.is_initialized():
+                gc.collect()
+                torch.cuda.empty_cache()  # this process lives on, and an engine wants the GPU
             return
         except train.ControllerError as error:
             # Ray Train starts lost workers again by itself, but not those lost in the moment in which they are told to begin.

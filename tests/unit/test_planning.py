@@ -10,14 +10,15 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from aft_ray.cli import DOES_NOT_FIT, app, load_job
-from aft_ray.config import AlignmentConfig, LoraConfig, ResourcesConfig, RunConfig, TrainingConfig
+from aft_ray.config import AlignmentConfig, LoraConfig, ModelConfig, ResourcesConfig, RunConfig, TrainingConfig
 from aft_ray.planning.gpus import GPUS
 from aft_ray.planning.lengths import find_lengths
-from aft_ray.planning.memory import cache_tokens, sampling_memory, training_memory
+from aft_ray.planning.memory import PROCESS, cache_tokens, sampling_memory, training_memory
 from aft_ray.planning.plan import Machine, make_plan
 from aft_ray.planning.shape import ModelShape, group
 from aft_ray.planning.work import Lengths, stages_of, training
-from aft_ray.tasks import read_questions
+from aft_ray.preflight import check_parallel
+from aft_ray.tasks import BadInputError, read_questions
 from aft_ray.training.adapters import with_adapters
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
 from aft_ray.training.batches import make_batch
@@ -206,6 +207,41 @@ def test_what_does_not_fit_is_told_with_the_nearest_that_does(shapes):
     assert "resources.gpus_per_sampling_actor = 2 would" in plan.stages[1].faults[0]
     plan = make_plan(changed(config, gpus_per_sampling_actor=16), shapes["70b"], GSM8K, NODE)
     assert "a node has 8" in plan.stages[1].faults[0]
+
+
+def test_a_model_is_divided_over_whole_heads_as_vllm_does(shapes, tmp_path):
+    """Llama's attention in vLLM: heads % n == 0, and kv_heads % n == 0 or n % kv_heads == 0."""
+    assert shapes["7b"].parallel_sizes == [1, 2, 4, 8, 16]
+    assert shapes["13b"].parallel_sizes == [1, 2, 4, 5, 8, 10]
+    assert shapes["70b"].parallel_sizes == [1, 2, 4, 8, 16]
+    of_28 = json.loads((SHAPES / "llama2_70b" / "config.json").read_text()) | {
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(of_28 | {"hidden_size": 28 * 128, "head_dim": 128}))
+    shape, config = ModelShape(tmp_path), load_job(ROOT / "jobs" / "aft_llama70b.py")
+    assert shape.parallel_sizes == [1, 2, 4]
+    plan = make_plan(changed(config, gpus_per_sampling_actor=8), shape, GSM8K, NODE)
+    assert "28 attention heads (4 of keys) cannot be divided over 8 GPUs" in plan.stages[1].faults[0]
+    with pytest.raises(BadInputError, match="gpus_per_sampling_actor = 1, 2, 4 can"):
+        check_parallel(
+            changed(config, gpus_per_sampling_actor=8).model_copy(update={"model": ModelConfig(path=tmp_path, precision="bf16")})
+        )
+
+
+def test_an_engine_lies_on_one_node(shapes):
+    config = changed(load_job(ROOT / "jobs" / "aft_llama13b.py"), gpus_per_sampling_actor=5, sampling_actors=(1, 8))
+    (sample,) = [stage for stage in make_plan(config, shapes["13b"], GSM8K, NODE).stages if stage.work.name == "sample"]
+    assert (sample.gpus, sample.nodes) == (40, 8)
+
+
+def test_the_sums_that_wait_on_the_host_are_rounded_up_as_pytorch_does(shapes):
+    def of(workers):
+        resources = ResourcesConfig(training_workers=workers, gpus_per_training_worker=1, zero_stage=3, offload="optimizer")
+        return training_memory(shapes["70b"], AlignmentConfig(), resources, "bf16", group(256, 256, 6)).host
+
+    share = shapes["70b"].parameters / 16
+    assert of(16) - PROCESS["train"] == pytest.approx((12 + 8) * share + 2**35 - 4 * share)
 
 
 def test_a_larger_group_than_the_budget_needs_no_more_memory(shapes):
