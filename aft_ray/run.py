@@ -94,12 +94,13 @@ class Run:
         found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
         self.questions = found.questions if until != "evaluate-base" else tuple(found.held_out)
         self.left_out = found.counts
-        check_splits(found, train=until != "evaluate-base", held_out=until in (None, "evaluate-base"))
         limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
         print_report(reports, limits, found.counts, console)
+        check_splits(found, train=until != "evaluate-base", held_out=until in (None, "evaluate-base"))
         given: list[CandidateGroup] = []
         if config.sampling.candidates_file is not None:
-            given = read_given(config.sampling.candidates_file, found.questions, tokenizer, config.prompt.chat, console)
+            file, most = config.sampling.candidates_file, config.alignment.max_tokens
+            given = read_given(file, found.questions, tokenizer, config.prompt.chat, console, most)
         self.rounds = Rounds(config, self.questions, given)
         if until in (None, "align"):
             check_boundary(config.alignment, self.rounds.samples_for_training)

@@ -25,8 +25,13 @@ SHOWN = 3
 """Of what was left out."""
 
 
+def whole(given: Any) -> Any:
+    """A column in which some ranks are missing holds numbers with a point."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
 class Merit(Row):
-    rank: Annotated[int, Field(ge=1)] | None = Field(None, description="1 is best, equals share a rank")
+    rank: Annotated[int, BeforeValidator(whole), Field(ge=1)] | None = Field(None, description="1 is best, equals share a rank")
     reward: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="higher is better")
     finish_reason: FinishReason | None = Field(None, description="length: it was cut off, and has not stated its answer")
 
@@ -44,10 +49,6 @@ class Named(Row):
         if self.question_id is None and self.question is None:
             raise ValueError("expected question or question_id")
         return self
-
-    @property
-    def name(self) -> str:
-        return self.question_id or self.question or ""
 
 
 def text_alone(given: Any) -> Any:
@@ -73,66 +74,112 @@ class GivenChain(Named, Merit):
 
 
 def read_given(
-    path: Path, questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, chat: bool, console: Console
+    path: Path,
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    chat: bool,
+    console: Console,
+    max_tokens: int | None = None,
 ) -> list[CandidateGroup]:
     """The groups of a file, not yet labelled. Rows of a question add up, but one with `candidates` holds them all.
 
-    Left out, and told, is what failed when it was sampled, and what is of held-out questions. Raises BadInputError where rows
-    have faults or name no question of the run, and where no candidates are left.
+    Left out, and told, is what failed when it was sampled, and what is of held-out questions; told too, how many are longer with
+    their prompt than `max_tokens`, which training leaves out. Raises BadInputError where rows have faults or name no question of
+    the run, and where no candidates are left.
     """
-    in_order = sorted(questions, key=lambda question: question.split == "train")  # of equal texts the training question counts
-    by_name = {name: question for question in in_order for name in (question.text, question.question_id)}
+    named = ByName(questions)
     faults: list[str] = []
     left_out: list[str] = []
     found: dict[str, list[GivenCandidate]] = {}
     for number, row in rows(path, faults):
         where = f"{path}:{number}"
         try:
-            name, candidates = read_row(row, where, left_out)
+            name, candidates = read_row({field: value for field, value in row.items() if value is not None}, where, left_out)
+            question = named.find(name)
         except ValidationError as error:
             faults += [f"{where}:{describe(fault)}" for fault in error.errors()]
             continue
-        question = by_name.get(name)
-        if question is None:
-            faults.append(f"{where}:question: {name!r:.60} is no training question of this run")
-        elif question.split != "train":
+        except ValueError as error:
+            faults.append(f"{where}:{error}")
+            continue
+        if question.split != "train":
             left_out.append(f"{where}: {question.question_id} is held out")
-        elif "candidates" in row and question.question_id in found:
+        elif row.get("candidates") is not None and question.question_id in found:
             faults.append(f"{where}:question: {question.question_id} stands in the file twice")
         elif candidates:
             found.setdefault(question.question_id, []).extend(candidates)
     faults += [f"{path}:{question_id}: {fault}" for question_id, of in found.items() if (fault := fault_of_merits(of))]
     if faults or not found:
         raise BadInputError(faults or [f"{path}: no candidates of training questions", *left_out])
-    groups = [make_group(of, by_name[question_id], tokenizer, chat) for question_id, of in found.items()]
-    told = [f"{path}: {sum(len(group.candidates) for group in groups):,} chains of {len(groups):,} training questions"]
+    groups = [make_group(of, named.by_id[question_id], tokenizer, chat) for question_id, of in found.items()]
+    lengths = [len(group.question.prompt_ids) + len(chain.token_ids) for group in groups for chain in group.candidates]
+    told = [f"{path}: {len(lengths):,} chains of {len(groups):,} training questions"]
+    if max_tokens is not None and (longer := sum(length > max_tokens for length in lengths)):
+        too_long = f"{longer:,} chains over alignment.max_tokens = {max_tokens:,} with their prompt"
+        if longer == len(lengths):
+            raise BadInputError([f"{path}: {too_long}, which is all: none would be trained on"])
+        told.append(f"not trained on: {too_long}")
     if left_out:
         told += [f"left out: {len(left_out):,} rows or choices", *left_out[:SHOWN]]
     console.print("\n  ".join(told), highlight=False, markup=False, soft_wrap=True)
     return groups
 
 
-def read_row(row: dict[str, Any], where: str, left_out: list[str]) -> tuple[str, list[GivenCandidate]]:
-    """Whose candidates it holds, and these."""
+class ByName:
+    """The questions of a run, by their ids and by their texts."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self.by_id = {question.question_id: question for question in questions}
+        self.by_text: dict[str, list[Question]] = {}
+        for question in sorted(questions, key=lambda question: question.split != "train"):
+            self.by_text.setdefault(as_read(question.text), []).append(question)
+
+    def find(self, name: Named) -> Question:
+        """Raises ValueError where there is none, several, or another than is said."""
+        of_text = self.by_text.get(as_read(name.question or ""), [])
+        if name.question_id is not None:
+            found = self.by_id.get(name.question_id)
+            if found is not None and name.question is not None and as_read(found.text) != as_read(name.question):
+                raise ValueError(f"question: not that of question_id {name.question_id}, which is {found.text!r:.60}")
+        else:
+            found = of_text[0] if of_text else None
+            # Of equal texts a training question counts before one that is held out.
+            several = [question.question_id for question in of_text if question.split == "train"]
+            if len(several) > 1:
+                raise ValueError(f"question: {' and '.join(several[:3])} have this text: say which by question_id")
+        if found is None:
+            raise ValueError(f"question: {name.question_id or name.question!r:.60} is no training question of this run")
+        return found
+
+
+def as_read(text: str) -> str:
+    """Whatever its white space."""
+    return " ".join(text.split())
+
+
+def read_row(row: dict[str, Any], where: str, left_out: list[str]) -> tuple[Named, list[GivenCandidate]]:
+    """Whose candidates it holds, and these. Raises ValueError, also as pydantic's ValidationError, where it has a fault."""
     if "custom_id" in row:
         return read_batch_line(row, where, left_out)
+    if "completion" in row and "candidates" in row:
+        raise ValueError("row: expected candidates or a completion, found both")
     if "completion" in row:
         chain = GivenChain.model_validate(row)
         merit = chain.model_dump(include=set(Merit.model_fields))
-        return chain.name, [GivenCandidate(text=chain.completion, **merit)]
+        return chain, [GivenCandidate(text=chain.completion, **merit)]
     group = GivenGroup.model_validate(row)
-    return group.name, group.candidates
+    return group, group.candidates
 
 
-def read_batch_line(row: dict[str, Any], where: str, left_out: list[str]) -> tuple[str, list[GivenCandidate]]:
+def read_batch_line(row: dict[str, Any], where: str, left_out: list[str]) -> tuple[Named, list[GivenCandidate]]:
     if failure := failure_of(row):
         left_out.append(f"{where}: {failure}")
-        return str(row["custom_id"]), []
+        return Named(question_id=str(row["custom_id"])), []
     line = BatchLine.model_validate(row)
     choices = line.response.body.choices
     said = [choice for choice in choices if choice.text.strip()]
     left_out += [f"{where}: a choice without a text"] * (len(choices) - len(said))
-    return line.custom_id, [GivenCandidate(text=choice.text, finish_reason=choice.ended) for choice in said]
+    return Named(question_id=line.custom_id), [GivenCandidate(text=choice.text, finish_reason=choice.ended) for choice in said]
 
 
 def fault_of_merits(candidates: Iterable[GivenCandidate]) -> str | None:

@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
@@ -125,7 +127,9 @@ def test_ranks_follow_ranks_or_rewards_or_else_the_labels(tmp_path, questions, t
             "2:response.body.choices: expected a value",
         ),
         (ROW | {"question_id": "train-9"}, "2:question: 'train-9' is no training question"),
-        (ROW | {"question_id": "train-2"}, "2:question: train-2 stands in the file twice"),
+        ({"question_id": "train-2", "candidates": [{"text": WRONG}]}, "2:question: train-2 stands in the file twice"),
+        (ROW | {"question_id": "train-2"}, "2:question: not that of question_id train-2, which is 'And 2 of 9\\?'"),
+        (ROW | {"completion": SHORT}, "2:row: expected candidates or a completion, found both"),
     ],
 )
 def test_a_fault_is_named_by_file_row_and_field(tmp_path, questions, tokenizer, row, fault):
@@ -133,6 +137,55 @@ def test_a_fault_is_named_by_file_row_and_field(tmp_path, questions, tokenizer, 
     with pytest.raises(BadInputError, match=rf"given\.jsonl:{fault}") as refused:
         read(tmp_path, questions, tokenizer, first, row)
     assert len(refused.value.faults) == 1
+
+
+def test_a_text_that_names_two_questions_is_refused_and_an_id_is_not(tmp_path, questions, tokenizer):
+    first, other = questions[0], questions[0].model_copy(update={"question_id": "train-3", "choices": ("oak", "pear")})
+    with pytest.raises(
+        BadInputError, match=r"given\.jsonl:1:question: train-1 and train-3 have this text: say which by question_id"
+    ):
+        read(tmp_path, [first, other], tokenizer, ROW)
+    (group,) = read(tmp_path, [first, other], tokenizer, ROW | {"question_id": "train-3"})
+    assert group.question == other
+    held_out = first.model_copy(update={"question_id": "test-3", "split": "test"})
+    (group,) = read(tmp_path, [held_out, first], tokenizer, ROW)
+    assert group.question == first, "of equal texts the training question counts"
+
+
+def test_rows_of_all_kinds_may_be_mixed_in_parquet_too(tmp_path, questions, tokenizer):
+    choice = {"message": {"content": RIGHT}, "finish_reason": "stop"}
+    rows = [
+        {"question": ROW["question"], "completion": RIGHT},
+        {"question_id": "train-2", "candidates": [{"text": SHORT}]},
+        {"custom_id": "train-1", "response": {"status_code": 200, "body": {"choices": [choice]}}},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=columns_of(rows)), tmp_path / "mixed.parquet")
+    groups = read_given(tmp_path / "mixed.parquet", questions, tokenizer, False, Console(quiet=True))
+    assert [len(group.candidates) for group in groups] == [2, 1]
+
+
+def columns_of(rows):
+    return pa.schema({name: pa.array([row[name]]).type for row in rows for name in row})
+
+
+def test_ranks_may_be_whole_numbers_with_a_point(tmp_path, questions, tokenizer):
+    candidates = [{"text": RIGHT, "rank": 1.0}, {"text": WRONG, "rank": 2.0}]
+    (group,) = read(tmp_path, questions, tokenizer, ROW | {"candidates": candidates})
+    assert [candidate.reward for candidate in group.candidates] == [-1.0, -2.0]
+
+
+def test_chains_too_long_to_train_on_are_told_and_refused_where_all_are(tmp_path, questions, tokenizer):
+    def told(max_tokens):
+        console = Console(file=io.StringIO(), width=200)
+        read_given(tmp_path / "given.jsonl", questions, tokenizer, False, console, max_tokens)
+        return console.file.getvalue()
+
+    (group,) = read(tmp_path, questions, tokenizer, ROW | {"candidates": [RIGHT, RIGHT * 9]})
+    short, long = (len(group.question.prompt_ids) + len(candidate.token_ids) for candidate in group.candidates)
+    assert "not trained on" not in told(long)
+    assert f"not trained on: 1 chains over alignment.max_tokens = {short} with their prompt" in told(short)
+    with pytest.raises(BadInputError, match="which is all: none would be trained on"):
+        told(short - 1)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path, questions, tokenizer):
