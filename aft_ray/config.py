@@ -303,7 +303,7 @@ def load_yaml(path: Path | UPath) -> dict[str, Any]:
     """The settings in a YAML file, not yet validated. Raises ValueError where it holds no mapping."""
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected a mapping of settings, found {type(settings).__name__}")

@@ -104,6 +104,8 @@ class Run:
         self.rounds = Rounds(config, self.questions, given)
         if until in (None, "align"):
             check_boundary(config.alignment, self.rounds.samples_for_training)
+        if any(stage.name == "vft" for stage in self.stages()):
+            check_references(self.rounds.train)
         self.folder = absolute(config.runs_dir / config.name)
         check_writable(self.folder)
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
@@ -246,7 +248,6 @@ class Run:
         } | self.left_out
 
     def make_vft(self, out: Place) -> dict[str, int]:
-        check_references(self.rounds.train)
         return self.train("vft", self.config.vft, self.config.model.path, self.folder / "questions", out)
 
     def make_aligned(self, number: int, out: Place) -> dict[str, int]:

@@ -128,6 +128,8 @@ def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 def load_job(path: Path | UPath) -> RunConfig:
     """The configuration in a job file, a YAML or a run's config.json. Raises ValueError where there is none."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a directory; a run's job is its config.json")
     if path.suffix in (".yaml", ".yml", ".json"):
         return RunConfig.model_validate(load_yaml(path))
     sys.path.insert(0, os.path.realpath(str(path.parent)))

@@ -1,5 +1,6 @@
 """Commands on jobs and finished runs: plan, report, compare, view, publish, export."""
 
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,10 @@ GpuName = Literal["l40s-48", "a100-40", "a100-80", "h100-80", "h200-141", "b200-
 def plan(
     job: Annotated[Path, typer.Argument(help="a job file (jobs/*.py, with JOB = RunConfig(...)) or a YAML", show_default=False)],
     model_config: Annotated[
-        Path | None, typer.Option(help="directory with the model's config.json, where the model itself is not here")
+        Path | None,
+        typer.Option(
+            help="directory with the model's config.json, where the model itself is not here", exists=True, file_okay=False
+        ),
     ] = None,
     gpu: Annotated[GpuName, typer.Option(help="what a node has")] = "h100-80",
     gpus_per_node: Annotated[int, typer.Option(min=1)] = 8,
@@ -105,10 +109,16 @@ def view(
     console = Console()
     try:
         app_of_run = make_app(FoundRun(place(run)))
-        console.print(f"http://{HOST}:{port}")
-        serve(app_of_run, port)
     except NoRunError as error:
         refuse(str(error), console)
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            free.bind((HOST, port))
+        except OSError as error:
+            refuse(f"port {port}: {error.strerror}; another one by --port", console)
+    console.print(f"http://{HOST}:{port}")
+    serve(app_of_run, port)
 
 
 @app.command(rich_help_panel=READING)

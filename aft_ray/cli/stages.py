@@ -52,7 +52,7 @@ def align(job: JobArgument, context: typer.Context) -> None:
     """Run a job as far as the aligned model, with no evaluation.
 
     On candidates from elsewhere, and nothing but the training: --sampling.candidates_file FILE --sampling.only_given true
-    --alignment.start_from base (docs/stages.md)
+    --alignment.start_from base --alignment.beta 0.2 (docs/stages.md)
     """
     make_part(job, context.args, "align", ("eval {job}",))
 
@@ -85,7 +85,7 @@ def requests(
 ) -> None:
     """Write what a job would sample for its training questions as a batch file, for vLLM or OpenAI to answer elsewhere."""
     from aft_ray.losses import has_boundary, loss_function
-    from aft_ray.preflight import check_model
+    from aft_ray.preflight import check_loss, check_model
     from aft_ray.sampling.batch_files import plain_template, write_requests
     from aft_ray.tasks import BadInputError
 
@@ -93,6 +93,7 @@ def requests(
     config = parse_or_exit(open_job(job), context.args, console)
     try:
         check_model(config.model.path)
+        check_loss(config.alignment)
         number = write_requests(config, model, out)
     except (BadInputError, OSError) as error:
         refuse(str(error), console)

@@ -40,7 +40,7 @@ def find_lengths(
     references = [len(question.reference_ids) for question in train if question.reference is not None]
     prompts = [len(question.prompt_ids) for question in tokenized]
     chains = config.sampling.candidates_file
-    own = read_given(chains, tokenized, tokenizer, config.prompt.chat, Console(quiet=True)) if chains and chains.exists() else []
+    own = read_given(chains, tokenized, tokenizer, config.prompt.chat, Console(quiet=True)) if chains else []
     return Lengths(
         train=questions or len(train),
         references=min(questions or len(references), len(references)),

@@ -35,6 +35,8 @@ class ModelShape:
     """Of the model in a directory, or of a config.json. Raises OSError or ValueError where transformers knows no such model."""
 
     def __init__(self, path: Place) -> None:
+        if not (path / "config.json").is_file():  # transformers would ask the hub for a model of that name
+            raise ValueError(f"{path / 'config.json'}: not there; --model-config names a directory with one")
         self.config: PretrainedConfig = AutoConfig.from_pretrained(fetched(path, weights=False), trust_remote_code=False)
         self.text = self.config.get_text_config()
 

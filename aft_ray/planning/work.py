@@ -38,9 +38,9 @@ def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[St
     vft = lengths.references * config.vft.epochs
     trained_on = lengths.given if config.sampling.only_given else lengths.train
     groups = trained_on * config.alignment.epochs
-    needs_vft = "vft" in (config.sampling.sample_from, config.alignment.start_from)
-    work = [training("vft", shape, lengths, vft, 1, config.vft.lora)] if needs_vft else []
     sampled = trained_on - lengths.given
+    needs_vft = config.alignment.start_from == "vft" or (sampled > 0 and config.sampling.sample_from == "vft")
+    work = [training("vft", shape, lengths, vft, 1, config.vft.lora)] if needs_vft else []
     asked, name = sampled + lengths.held_out, "sample" if sampled else "held-out"
     work.append(sampling(name, shape, lengths, asked, k, scored=0, also=lengths.held_out * greedy))
     for number in range(1, config.rounds + 1):

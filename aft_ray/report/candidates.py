@@ -141,7 +141,7 @@ class Candidates:
     @cached_property
     def after(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """By held-out question, the last model's scores of its right and of its wrong chains, each in the order of candidates."""
-        if not self.run.evaluated:
+        if not self.run.evaluated or self.run.alone:
             return {}
         found = self.run.iter_evaluations(self.run.models[-1])
         return {evaluation.question_id: (evaluation.positive_scores, evaluation.negative_scores) for evaluation in found}

@@ -50,7 +50,7 @@ def read_training(stage: Place) -> Training | None:
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A finished run. Raises NoRunError where a file of it is missing."""
+    """A finished run. Raises NoRunError where a file of it is missing or broken."""
 
     folder: Place
 
@@ -59,6 +59,8 @@ class FoundRun:
             found: dict[str, Any] = json.loads((self.folder / name).read_text())
         except FileNotFoundError as error:
             raise NoRunError(f"{self.folder}: no finished run ({name} is missing)") from error
+        except (OSError, ValueError) as error:
+            raise NoRunError(f"{self.folder / name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
         return found
 
     @cached_property

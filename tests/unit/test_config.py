@@ -109,10 +109,10 @@ def test_an_unknown_key_in_yaml_is_refused_with_its_path(text, tmp_path, capsys)
     assert text.replace(": {", ".").split(":")[0] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "just text", "a: [unclosed"])
+@pytest.mark.parametrize("text", ["", "- 1", "just text", "a: [unclosed", "name: \xfc"])
 def test_yaml_that_is_no_mapping_is_refused(text, tmp_path, capsys):
     file = tmp_path / "settings.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="latin-1")
     with pytest.raises(SystemExit) as end:
         run_job(JOB, ["--config", str(file)])
     assert end.value.code == 2

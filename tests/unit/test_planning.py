@@ -167,6 +167,9 @@ def test_questions_with_candidates_of_ones_own_are_not_sampled(shapes):
     assert found["sample-2"].tokens == 7473 * a_question
     alone = {work.name: work for work in stages_of(only, shapes["7b"], given)}
     assert "sample" not in alone
+    assert "vft" in alone
+    of_base = only.model_copy(update={"alignment": only.alignment.model_copy(update={"start_from": "base"})})
+    assert "vft" not in [work.name for work in stages_of(of_base, shapes["7b"], given)], "nothing is sampled from it"
     assert alone["held-out"].tokens == 0
     assert alone["sample-2"].tokens == 473 * a_question
     assert alone["align"].tokens == found["align"].tokens * 473 / 7473
@@ -179,6 +182,9 @@ def test_questions_with_candidates_are_counted_in_their_file(tmp_path):
     of_file = job.model_copy(update={"sampling": job.sampling.model_copy(update={"candidates_file": file})})
     assert find_lengths(of_file, None, None, None, None).given == 3
     assert find_lengths(job, None, None, None, None).given == 0
+    file.unlink()
+    with pytest.raises(BadInputError, match=r"chains\.jsonl: cannot be read"):
+        find_lengths(of_file, None, None, None, None)
 
 
 @pytest.mark.parametrize("name", ["7b", "13b", "70b"])
@@ -274,6 +280,14 @@ def test_the_command_prints_the_plan_and_says_what_is_missing(monkeypatch, tmp_p
     unknown = run.invoke(app, ["plan", str(tmp_path / "job.json")])
     assert unknown.exit_code == 2
     assert "lora.target: no linear layer is called c_attn; there are: down_proj" in unknown.output
+    elsewhere = job.model_copy(update={"model": ModelConfig(path=tmp_path)})
+    (tmp_path / "elsewhere.json").write_text(elsewhere.model_dump_json())
+    no_model = run.invoke(app, ["plan", str(tmp_path / "elsewhere.json"), *lengths])
+    assert no_model.exit_code == 2
+    assert "config.json: not there; --model-config names a directory with one" in no_model.output
+    directory = run.invoke(app, ["plan", str(tmp_path)])
+    assert directory.exit_code == 2
+    assert "a directory; a run's job is its config.json" in directory.output
     nothing = run.invoke(app, ["plan", str(ROOT / "jobs" / "make_tiny_llama.py"), *lengths])
     assert nothing.exit_code == 2
     assert "no JOB" in nothing.output

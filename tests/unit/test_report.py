@@ -224,6 +224,17 @@ def test_what_stands_in_the_way_of_a_report_is_told_and_ends_nothing(tmp_path):
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("command", [["report"], ["compare", "x"]])
+def test_a_broken_summary_is_told_by_its_name(command, tmp_path):
+    folder = made_run(tmp_path, "x", 1)
+    (folder / "summary.json").write_text('{"models": [')
+    told = CliRunner().invoke(app, [command[0], *[str(tmp_path / run) for run in command[1:]], str(folder)])
+    assert told.exit_code == BAD_INPUT, told.output
+    assert "summary.json: cannot be read" in told.output.replace("\n", "")
+    of_file = CliRunner().invoke(app, [command[0], *[str(tmp_path / run) for run in command[1:]], str(folder / "summary.json")])
+    assert of_file.exit_code == BAD_INPUT, of_file.output
+
+
 def test_a_lead_is_above_the_worst_right_chain():
     of = Evaluation(question_id="q", task="t", model="m", greedy=None, positive_scores=(-1.0, -2.0), negative_scores=(-1.5, -3.0))
     assert leads([of, of.model_copy(update={"positive_scores": ()})]) == [0.5, -1.0]

@@ -174,3 +174,14 @@ def test_vft_without_references_is_refused_with_what_would_do(run, tmp_path):
     with pytest.raises(BadInputError, match=r"go without VFT by sampling\.sample_from"):
         run("sample", task=task).execute()
     assert names(run("sample", task=task, sample_from="base")) == "questions sample"
+
+
+def test_a_run_without_references_is_refused_before_anything_is_touched_unless_it_goes_without_vft(run, tmp_path):
+    without = TASK.model_copy(update={"references": 0})
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "summary.json").write_text("figures")
+    with pytest.raises(BadInputError, match=r"go without VFT by sampling\.sample_from and alignment\.start_from: base"):
+        run(task=without)
+    assert (tmp_path / "runs" / "x" / "summary.json").read_text() == "figures"
+    assert "vft" not in names(run(task=without, sample_from="base", alignment=BASE))
+    assert "vft" not in names(run("sample", task=without, sample_from="base"))

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from aft_ray.cli import BAD_INPUT, app
 from aft_ray.report.candidates import ORDERS, SHOWN, Candidates, Chosen
 from aft_ray.report.found import FoundRun, NoRunError
 from aft_ray.report.view import ON_A_PAGE, make_app
@@ -65,6 +67,15 @@ def test_a_range_takes_what_lies_within_it_its_ends_too(candidates, by_hand):
     assert len(candidates.chosen(Chosen(after_from="0"))) == sum(after >= 0 for _, after in by_hand.values())
     assert not candidates.chosen(Chosen(tokens_from="21"))
     assert len(candidates.chosen(Chosen(tokens_from="long", tokens_to="nan"))) == 160, "what is no number bounds nothing"
+
+
+def test_a_port_that_is_taken_is_told(run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        told = CliRunner().invoke(app, ["view", str(run), "--port", str(taken.getsockname()[1])])
+    assert told.exit_code == BAD_INPUT
+    assert "another one by --port" in told.output
 
 
 def test_a_range_stays_as_it_was_typed(client):
