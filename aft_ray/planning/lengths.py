@@ -23,8 +23,9 @@ def find_lengths(
     """
     told = (questions, held_out, prompt_tokens, chain_tokens)
     if all(value is not None for value in told):
-        given = (questions or 0) if config.sampling.only_given else 0
-        return Lengths(questions or 0, questions or 0, held_out or 0, prompt_tokens or 0.0, chain_tokens or 0.0, given)
+        given = (questions or 0) if config.sampling.only_given else 0  # and as many chains of each as would be sampled
+        of_them = (given, float(config.sampling.k))
+        return Lengths(questions or 0, questions or 0, held_out or 0, prompt_tokens or 0.0, chain_tokens or 0.0, *of_them)
     files = [file for part in config.task.single for file in (part.train_file, part.test_file)]
     missing = [str(file) for file in files if not is_here(file)]
     model = fetched(config.model.path, weights=False)
@@ -48,6 +49,7 @@ def find_lengths(
         prompt=prompt_tokens or statistics.fmean(prompts),
         chain=chain_tokens or (statistics.fmean(references) if references else config.sampling.max_new_tokens / 2),
         given=min(len(own), questions or len(train)),
+        given_chains=statistics.fmean(len(group.candidates) for group in own) if own else 0.0,
     )
 
 

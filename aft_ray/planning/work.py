@@ -21,6 +21,8 @@ class Lengths:
     chain: float
     given: int = 0
     """Training questions whose candidates are the user's own, and not sampled in the first round."""
+    given_chains: float = 0.0
+    """Of each of them, the mean."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,15 @@ def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[St
         name = "" if number == 1 else f"-{number}"
         if number > 1:
             work.append(sampling(f"sample{name}", shape, lengths, trained_on, k))
-        work.append(training(f"align{name}", shape, lengths, groups, k + 1, config.alignment.lora))
+        chains = (sampled * k + lengths.given * lengths.given_chains) / trained_on if number == 1 and trained_on else k
+        work.append(training(f"align{name}", shape, lengths, groups, chains + 1, config.alignment.lora))
         samples = k if config.evaluation.samples else 0
         work.append(sampling(f"evaluate-aft{name}", shape, lengths, lengths.held_out, samples + greedy, scored=k))
     return work
 
 
 def training(
-    name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: int, lora: LoraConfig | None = None
+    name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: float, lora: LoraConfig | None = None
 ) -> StageWork:
     """The prompt once, the head at the chains' tokens alone."""
     tokens = questions * (lengths.prompt + chains * lengths.chain)

@@ -161,7 +161,7 @@ def test_questions_with_candidates_of_ones_own_are_not_sampled(shapes):
     some = job.model_copy(update={"sampling": sampling, "rounds": 2})
     only = some.model_copy(update={"sampling": sampling.model_copy(update={"only_given": True})})
     a_question = 110 + job.sampling.k * 130
-    given = replace(GSM8K, given=473, held_out=0)
+    given = replace(GSM8K, given=473, given_chains=2 * job.sampling.k, held_out=0)
     found = {work.name: work for work in stages_of(some, shapes["7b"], given)}
     assert found["sample"].tokens == 7000 * a_question
     assert found["sample-2"].tokens == 7473 * a_question
@@ -172,7 +172,8 @@ def test_questions_with_candidates_of_ones_own_are_not_sampled(shapes):
     assert "vft" not in [work.name for work in stages_of(of_base, shapes["7b"], given)], "nothing is sampled from it"
     assert alone["held-out"].tokens == 0
     assert alone["sample-2"].tokens == 473 * a_question
-    assert alone["align"].tokens == found["align"].tokens * 473 / 7473
+    assert alone["align"].tokens == 473 * job.alignment.epochs * (110 + (2 * job.sampling.k + 1) * 130)
+    assert alone["align-2"].tokens == 473 * job.alignment.epochs * (110 + (job.sampling.k + 1) * 130)
 
 
 def test_questions_with_candidates_are_counted_in_their_file(tmp_path):
@@ -180,7 +181,8 @@ def test_questions_with_candidates_are_counted_in_their_file(tmp_path):
     asked = read_questions(job.task, job.seed).train[:3]
     file.write_text("\n".join(json.dumps({"question_id": question.question_id, "candidates": ["2", "3"]}) for question in asked))
     of_file = job.model_copy(update={"sampling": job.sampling.model_copy(update={"candidates_file": file})})
-    assert find_lengths(of_file, None, None, None, None).given == 3
+    found = find_lengths(of_file, None, None, None, None)
+    assert (found.given, found.given_chains) == (3, 2.0)
     assert find_lengths(job, None, None, None, None).given == 0
     file.unlink()
     with pytest.raises(BadInputError, match=r"chains\.jsonl: cannot be read"):
