@@ -71,9 +71,13 @@ class Rounds:
         In fp32 the sampler's equal those of training to rounding. In bf16 they do not: of a chain of 90 tokens by 0.7 nats
         (standard deviation, SmolLM2-135M on a CPU), which a reference must not add to what training changes.
         """
-        from_sampler = self.start(number) == self.sampler(number) and self.config.model.precision == "fp32"
-        known = from_sampler and not (self.given and number == 1)
-        return needs_reference(loss_function(self.config.alignment.loss)) and not known
+        return reference_pass(self.config, self.start(number) == self.sampler(number), bool(self.given) and number == 1)
+
+
+def reference_pass(config: RunConfig, starts_from_sampler: bool, given: bool) -> bool:
+    """`given`: some of the candidates are, which nothing has scored."""
+    known = starts_from_sampler and config.model.precision == "fp32" and not given
+    return needs_reference(loss_function(config.alignment.loss)) and not known
 
 
 def in_round(stage: str, number: int) -> str:

@@ -4,10 +4,11 @@ FLOPs as Megatron-LM counts them (arXiv 2104.04473): 6 a weight and token in tra
 pass, attention added.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aft_ray.config import LoraConfig, RunConfig
 from aft_ray.planning.shape import ModelShape
+from aft_ray.rounds import reference_pass
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[St
         name = "" if number == 1 else f"-{number}"
         if number > 1:
             work.append(sampling(f"sample{name}", shape, lengths, trained_on, k))
+        start, sampler = config.alignment.start_from, config.sampling.sample_from
+        same = start == sampler or not sampled if number == 1 else start != "base"
         chains = (sampled * k + lengths.given * lengths.given_chains) / trained_on if number == 1 and trained_on else k
+        if reference_pass(config, same, lengths.given > 0 and number == 1):
+            work.append(scoring(f"reference{name}", shape, lengths, trained_on, chains))
         work.append(training(f"align{name}", shape, lengths, groups, chains + 1, config.alignment.lora))
         samples = k if config.evaluation.samples else 0
         work.append(sampling(f"evaluate-aft{name}", shape, lengths, lengths.held_out, samples + greedy, scored=k))
@@ -67,6 +72,12 @@ def training(
     each, adapters = (6, 0) if lora is None else (4, shape.trained(lora))
     flops = each * (body * tokens + shape.head * of_head) + 6 * adapters * tokens + 12 * shape.layers * shape.hidden * seen
     return StageWork(name, tokens, flops, True)
+
+
+def scoring(name: str, shape: ModelShape, lengths: Lengths, questions: float, chains: float) -> StageWork:
+    """On the training workers, by training's engine: its forward pass, a third of the work."""
+    whole = training(name, shape, lengths, questions, chains)
+    return replace(whole, flops=whole.flops / 3)
 
 
 def sampling(

@@ -176,6 +176,28 @@ def test_questions_with_candidates_of_ones_own_are_not_sampled(shapes):
     assert alone["align-2"].tokens == 473 * job.alignment.epochs * (110 + (job.sampling.k + 1) * 130)
 
 
+@pytest.mark.parametrize(
+    ("loss", "precision", "given", "passes"),
+    [
+        ("bc", "bf16", 0, []),
+        ("dpo", "fp32", 0, []),
+        ("dpo", "bf16", 0, ["reference", "reference-2"]),
+        ("dpo", "fp32", 10, ["reference"]),
+    ],
+)
+def test_a_pass_for_reference_log_likelihoods_is_a_third_of_an_epoch(shapes, loss, precision, given, passes):
+    job = load_job(ROOT / "jobs" / "quickstart.py")
+    model, alignment = job.model.model_copy(update={"precision": precision}), job.alignment.model_copy(update={"loss": loss})
+    config = job.model_copy(update={"model": model, "alignment": alignment, "rounds": 2})
+    work = {
+        stage.name: stage for stage in stages_of(config, shapes["7b"], replace(GSM8K, given=given, given_chains=job.sampling.k))
+    }
+    assert [name for name in work if name.startswith("reference")] == passes
+    for name in passes:
+        assert work[name].tokens == 7473 * (110 + job.sampling.k * 130)
+        assert work[name].flops == pytest.approx(2 * shapes["7b"].parameters * work[name].tokens, rel=0.05)
+
+
 def test_questions_with_candidates_are_counted_in_their_file(tmp_path):
     job, file = load_job(ROOT / "jobs" / "quickstart.py"), tmp_path / "chains.jsonl"
     asked = read_questions(job.task, job.seed).train[:3]
