@@ -20,6 +20,10 @@ NAMES = {
     "choices": ("choices", "options"),
     "reference": ("reference", "rationale", "solution", "chain_of_thought", "cot", "explanation", "reasoning"),
 }
+# `x + 1` and `y = 3`; a hyphen or a slash also stands between words.
+OPERATOR = re.compile(r"[\w)\]}]\s*[+*^=<>\u00b1\u00d7\u00f7\u2264\u2265]\s*[\w(\[{-]")
+# In `Apollo 11`; not the `ab` of `2ab`, nor the names of functions.
+WORD = re.compile(r"\b(?!(?:sqrt|pi|sin|cos|tan|log|ln|exp|infty)(?![^\W\d_]))[^\W\d_]{2,}|^\W*[^\W\d_]\W*$")
 HELD_OUT_EVERY = 5
 BUILT_IN = ("gsm8k", "aqua", "ecqa", "svamp", "math")
 TEMPLATE = '''"""Alignment fine-tuning on {file}.
@@ -108,10 +112,14 @@ def custom_configs(found: Sequence[dict[str, Any]], file: Path, train: Path, tes
         if names[field] is None:
             raise BadInputError([f"{file}: no column called {', '.join(NAMES[field])}; there are: {', '.join(columns)}"])
     fields = FieldsConfig.model_validate(names)
-    golds = [str(row.get(fields.gold)) for row in found]
-    formal = sum(any(sign.isdigit() or sign == "\\" for sign in gold) for gold in golds)
-    kinds = ["choice"] if fields.choices else ["number", "expression", "text"] if 2 * formal > len(golds) else ["text"]
+    formal = sum(is_formal(str(row.get(fields.gold))) for row in found)
+    kinds = ["choice"] if fields.choices else ["number", "expression", "text"] if 2 * formal > len(found) else ["number", "text"]
     return [TaskConfig(name="custom", train_file=train, test_file=test, fields=fields, answer=kind) for kind in kinds]
+
+
+def is_formal(gold: str) -> bool:
+    r"""Whether it is more of a formula than of a text: `\frac{1}{2}`, `x+1`, `(3, 4)`; not `Apollo 11`, nor `12 May 1990`."""
+    return "\\" in gold or OPERATOR.search(gold) is not None or WORD.search(gold) is None
 
 
 def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:

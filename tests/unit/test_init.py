@@ -57,6 +57,28 @@ def test_a_job_for_fifty_questions(kind, here, tiny_llama):
         assert {question.gold for question in found.held_out} == {str(n + 2) for n in range(7, 53, 5)}
 
 
+def kind_of(golds, here, model) -> str:
+    rows = [{"question": f"What is number {number}?", "gold": gold} for number, gold in enumerate(golds)]
+    (here / "golds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    init("golds.jsonl", "--model", model)
+    return load_job(here / "job.py").task.answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "golds"),
+    [
+        ("text", ["Apollo 11", "12 May 1990", "Route 66", "7 and/or 8", "T-34 tanks", "H"]),
+        ("text", ["A", "B", "C", "D", "(E)"]),
+        ("text", ["Москва 1", "東京 23", "zwölf 12", "Henry VIII", "50 km/h"]),
+        ("expression", ["x+1", r"\frac{1}{2}", r"2\pi", "(3, 4)", "2ab", r"\text{Friday}"]),
+        ("expression", ["sqrt(3)/2", "3x - 4", "y = 12", "area^2 + 1", "12:30"]),
+        ("number", ["1,200", "1/2", "12%", "-3.5", "$5"]),
+    ],
+)
+def test_a_digit_alone_makes_no_expression_of_a_text(kind, golds, here, tiny_llama):
+    assert kind_of(golds, here, tiny_llama) == kind
+
+
 def test_the_folder_can_be_moved(here, tiny_llama):
     questions(here / "..", "number").rename(here / "mine.jsonl")
     init("mine.jsonl", "--model", tiny_llama)
