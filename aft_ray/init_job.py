@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from aft_ray.tasks.files import parse_row, rows
 # What columns are called in files that people have, the likeliest first.
 NAMES = {
     "question": ("question", "problem", "prompt", "input", "query", "instruction"),
-    "gold": ("gold", "answer", "final_answer", "target", "label", "correct", "output", "solution"),
+    "gold": ("gold", "final_answer", "answer", "target", "label", "correct", "output", "solution"),
     "choices": ("choices", "options"),
     "reference": ("reference", "rationale", "solution", "chain_of_thought", "cot", "explanation", "reasoning"),
 }
@@ -24,6 +24,9 @@ NAMES = {
 OPERATOR = re.compile(r"[\w)\]}]\s*[+*^=<>\u00b1\u00d7\u00f7\u2264\u2265]\s*[\w(\[{-]")
 # In `Apollo 11`; not the `ab` of `2ab`, nor the names of functions.
 WORD = re.compile(r"\b(?!(?:sqrt|pi|sin|cos|tan|log|ln|exp|infty)(?![^\W\d_]))[^\W\d_]{2,}|^\W*[^\W\d_]\W*$")
+# Of four words or more, as in `0 plus 2 makes 2.`; a solution that ends in `#### 2` or a box is one that a gold is read from.
+SENTENCE = re.compile(r"(?:\S+\s+){3}\S+[.!?](?=\s|$)")
+ANSWER_IN_SOLUTION = re.compile(r"####|oxed\s*\{")
 HELD_OUT_EVERY = 5
 BUILT_IN = ("gsm8k", "aqua", "ecqa", "svamp", "math")
 TEMPLATE = '''"""Alignment fine-tuning on {file}.
@@ -105,21 +108,41 @@ def faults_under(config: TaskConfig, found: Sequence[dict[str, Any]], file: Path
 def custom_configs(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path) -> list[TaskConfig]:
     """Those that may be meant, the likeliest first."""
     columns = list(dict.fromkeys(column for row in found for column in row))
-    names = {field: next((name for name in of if name in columns), None) for field, of in NAMES.items()}
-    if names["reference"] == names["gold"]:
-        names["reference"] = None
+    named = {field: [name for name in of if name in columns] for field, of in NAMES.items()}
     for field in ("question", "gold"):
-        if names[field] is None:
+        if not named[field]:
             raise BadInputError([f"{file}: no column called {', '.join(NAMES[field])}; there are: {', '.join(columns)}"])
-    fields = FieldsConfig.model_validate(names)
-    formal = sum(is_formal(str(row.get(fields.gold))) for row in found)
-    kinds = ["choice"] if fields.choices else ["number", "expression", "text"] if 2 * formal > len(found) else ["number", "text"]
+    chains = [name for name in named["gold"] if mostly(is_sentence, found, name)]
+    golds = [name for name in named["gold"] if name not in chains] or named["gold"]
+    if mostly(is_chain, found, golds[0]):
+        told = f"{file}: {golds[0]} holds chains of sentences, as in {str(found[0].get(golds[0]))!r:.60}, expected answers alone"
+        raise BadInputError([f"{told}: give them in a column of their own, called final_answer"])
+    references = [name for name in (*named["reference"], *chains) if name != golds[0]]
+    mapped = {"question": named["question"], "gold": golds, "choices": named["choices"], "reference": references}
+    fields = FieldsConfig.model_validate({field: names[0] for field, names in mapped.items() if names})
+    formal = mostly(is_formal, found, fields.gold)
+    kinds = ["choice"] if fields.choices else ["number", "expression", "text"] if formal else ["number", "text"]
     return [TaskConfig(name="custom", train_file=train, test_file=test, fields=fields, answer=kind) for kind in kinds]
 
 
 def is_formal(gold: str) -> bool:
     r"""Whether it is more of a formula than of a text: `\frac{1}{2}`, `x+1`, `(3, 4)`; not `Apollo 11`, nor `12 May 1990`."""
-    return "\\" in gold or OPERATOR.search(gold) is not None or WORD.search(gold) is None
+    return not is_sentence(gold) and ("\\" in gold or OPERATOR.search(gold) is not None or WORD.search(gold) is None)
+
+
+def is_sentence(gold: str) -> bool:
+    r"""Whether an answer is said in it rather than given: `0 + 2 makes 2. The answer is 2.`; not `\boxed{2}` behind that."""
+    return bool(WORD.search(gold) and SENTENCE.search(gold)) and ANSWER_IN_SOLUTION.search(gold) is None
+
+
+def is_chain(gold: str) -> bool:
+    first = SENTENCE.search(gold)
+    return first is not None and is_sentence(gold) and gold[first.end() :].strip() != ""
+
+
+def mostly(look: Callable[[str], bool], found: Sequence[dict[str, Any]], column: str) -> bool:
+    """Whether more than half of the rows look so in that column."""
+    return 2 * sum(look(str(row.get(column))) for row in found) > len(found)
 
 
 def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:

@@ -57,6 +57,29 @@ def test_a_job_for_fifty_questions(kind, here, tiny_llama):
         assert {question.gold for question in found.held_out} == {str(n + 2) for n in range(7, 53, 5)}
 
 
+@pytest.mark.parametrize("clean", ["final_answer", "target"])
+def test_a_column_of_sentences_is_a_reference_where_a_clean_one_stands_beside_it(clean, here, tiny_llama):
+    rows = [
+        {"question": f"What is {n} + 2?", "answer": f"{n} + 2 = {n + 2} in all. The answer is {n + 2}.", clean: n + 2}
+        for n in range(50)
+    ]
+    (here / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    init("mine.jsonl", "--model", tiny_llama)
+    task = load_job(here / "job.py").task
+    assert (task.answer, task.fields.gold, task.fields.reference) == ("number", clean, "answer")
+    first = read_questions(task, 0).train[0]
+    assert (first.gold, first.reference) == ("2", rows[0]["answer"])
+
+
+def test_a_solution_that_ends_in_a_box_is_a_gold(here, tiny_llama):
+    golds = [f"We add {n} and x to a sum. It is $\\boxed{{{n} + x}}$." for n in range(9)]
+    assert kind_of(golds, here, tiny_llama) == "expression"
+
+
+def test_a_sentence_is_no_expression(here, tiny_llama):
+    assert kind_of([f"We find that x = {n} holds." for n in range(9)], here, tiny_llama) == "text"
+
+
 def kind_of(golds, here, model) -> str:
     rows = [{"question": f"What is number {number}?", "gold": gold} for number, gold in enumerate(golds)]
     (here / "golds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -100,9 +123,13 @@ def test_held_out_questions_of_a_file_of_their_own(here, tiny_llama):
     ("rows", "told"),
     [
         (['{"q": "?", "gold": "1"}'] * 9, "no column called question, problem"),
-        (['{"question": "?", "why": "1"}'] * 9, "no column called gold, answer"),
+        (['{"question": "?", "why": "1"}'] * 9, "no column called gold, final_answer"),
         (['{"question": "2 + 2?", "gold": "4"}'] * 3, "3 rows are too few"),
         (['{"question": "2 + 2?", "gold": 4}'] * 8 + ['{"question": "2?", "gold": null}'], "mine.jsonl:9:gold"),
+        (
+            ['{"question": "2 + 2?", "answer": "2 + 2 = 4. The answer is 4."}'] * 9,
+            "answer holds chains of sentences, as in '2 + 2 = 4.",
+        ),
         (["no json"], "mine.jsonl:1"),
         ([], "no rows"),
     ],
