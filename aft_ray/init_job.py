@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from aft_ray.config import FieldsConfig, TaskConfig
 from aft_ray.places import write_atomically
-from aft_ray.tasks import BadInputError, make_tasks
+from aft_ray.tasks import BadInputError, make_task
+from aft_ray.tasks.base import Asked
 from aft_ray.tasks.files import parse_row, rows
 
 # What columns are called in files that people have, the likeliest first.
@@ -37,7 +38,7 @@ Run as:  aft-ray run {job}     Any setting can follow, as in --alignment.beta 0.
 from pathlib import Path
 
 from aft_ray.cli import run_job
-from aft_ray.config import FieldsConfig, ModelConfig, ResourcesConfig, RunConfig, TaskConfig
+from aft_ray.config import {imported}
 
 HERE = Path(__file__).parent
 
@@ -49,17 +50,30 @@ JOB = RunConfig(
         name={task!r},
         train_file={train},
         test_file={test},{custom}
-    ),
+    ),{without_vft}
     resources=ResourcesConfig({resources}),
 )
 
 if __name__ == "__main__":
     run_job(JOB)
 '''
+IMPORTED = ["FieldsConfig", "ModelConfig", "ResourcesConfig", "RunConfig", "TaskConfig"]
+WITHOUT_VFT = """
+    # No training question has a reference, a chain of thought to learn from by VFT: the base model is sampled, and aligned.
+    sampling=SamplingConfig(sample_from="base"),
+    alignment=AlignmentConfig(start_from="base"),"""
 
 
-def init_job(file: Path, test: Path | None, model: Path, out: Path) -> TaskConfig:
-    """Writes the job file, and where no held-out questions are given, the two parts of the file beside it; returns its task.
+class Written(NamedTuple):
+    """What a job file says."""
+
+    task: TaskConfig
+    vft: bool
+    """Whether the model first learns from references; where none are there it cannot."""
+
+
+def init_job(file: Path, test: Path | None, model: Path, out: Path) -> Written:
+    """Writes the job file, and where no held-out questions are given, the two parts of the file beside it.
 
     Every fifth question is then held out. Raises BadInputError where the questions cannot be read, or fit no task.
     """
@@ -73,11 +87,14 @@ def init_job(file: Path, test: Path | None, model: Path, out: Path) -> TaskConfi
     if test is None and (there := [str(part) for part in parts if part.exists()]):
         raise BadInputError([f"{', '.join(there)}: there already; give held-out questions by --test, or another folder by --out"])
     task = task_of(found, file, *((file, test) if test is not None else parts))
+    train = found
     if test is None:
-        write_rows(parts[0], [row for number, row in enumerate(found, start=1) if number % HELD_OUT_EVERY])
+        train = [row for number, row in enumerate(found, start=1) if number % HELD_OUT_EVERY]
+        write_rows(parts[0], train)
         write_rows(parts[1], found[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
-    write_atomically(out, job_text(file, out, model, task))
-    return task
+    written = Written(task, vft=any(asked.reference for asked in parse_rows(train, file, task, [])))
+    write_atomically(out, job_text(file, out, model, written))
+    return written
 
 
 def write_rows(path: Path, found: Sequence[dict[str, Any]]) -> None:
@@ -99,10 +116,15 @@ def task_of(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path
 
 def faults_under(config: TaskConfig, found: Sequence[dict[str, Any]], file: Path) -> list[str]:
     faults: list[str] = []
-    (task,) = make_tasks(config).values()
-    for number, row in enumerate(found, start=1):
-        parse_row(row, f"{file}:{number}", task, config, faults)
+    parse_rows(found, file, config, faults)
     return faults
+
+
+def parse_rows(found: Sequence[dict[str, Any]], file: Path, config: TaskConfig, faults: list[str]) -> list[Asked]:
+    """The rows that are questions of the task; faults of the others are appended."""
+    task = make_task(config)
+    asked = [parse_row(row, f"{file}:{number}", task, config, faults) for number, row in enumerate(found, start=1)]
+    return [one for one in asked if one is not None]
 
 
 def custom_configs(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path) -> list[TaskConfig]:
@@ -145,7 +167,8 @@ def mostly(look: Callable[[str], bool], found: Sequence[dict[str, Any]], column:
     return 2 * sum(look(str(row.get(column))) for row in found) > len(found)
 
 
-def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:
+def job_text(file: Path, out: Path, model: Path, written: Written) -> str:
+    task = written.task
     assert task.train_file is not None
     assert task.test_file is not None
     custom = ""
@@ -164,6 +187,8 @@ def job_text(file: Path, out: Path, model: Path, task: TaskConfig) -> str:
         train=from_here(task.train_file, out),
         test=from_here(task.test_file, out),
         custom=custom,
+        imported=", ".join(sorted(IMPORTED if written.vft else [*IMPORTED, "AlignmentConfig", "SamplingConfig"])),
+        without_vft="" if written.vft else WITHOUT_VFT,
         resources=on_gpus if gpus else "",
     )
 

@@ -30,11 +30,15 @@ def init(
     if out.exists():
         refuse(f"{out} is there already: remove it, or name another by --out", console)
     try:
-        task = init_job(questions, test, model, out)
+        written = init_job(questions, test, model, out)
     except (BadInputError, OSError) as error:
         refuse(str(error), console)
+    task = written.task
     kind = f"{task.name}, answers of kind {task.answer}" if task.name == "custom" else task.name
     console.print(f"{out}: task {kind}; trained on {task.train_file}, held out {task.test_file}", soft_wrap=True, highlight=False)
+    if not written.vft:
+        told = "No training question has a reference, so nothing can be learned by VFT: the base model is sampled and aligned as it is"
+        console.print(f"{told} (sample_from, start_from)", soft_wrap=True, highlight=False)
     console.print(f"Next: aft-ray check {task.train_file} --task {task.name} ..., or at once: aft-ray run {out}", soft_wrap=True)
 
 

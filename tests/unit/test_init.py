@@ -1,13 +1,15 @@
 """A job file from a stranger's questions: what the columns and golds are taken for, and that the job is what it says."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from aft_ray.cli import BAD_INPUT, app, load_job
-from aft_ray.tasks import read_questions
+from aft_ray.preflight import check_references
+from aft_ray.tasks import BadInputError, read_questions
 
 ROWS = {
     "number": {"problem": "What is 2 + {n}?", "answer": "{m}", "solution": "2 + {n} = {m}. The answer is {m}."},
@@ -55,6 +57,17 @@ def test_a_job_for_fifty_questions(kind, here, tiny_llama):
     if kind in ("number", "gsm8k"):
         assert all(question.reference for question in found.train)
         assert {question.gold for question in found.held_out} == {str(n + 2) for n in range(7, 53, 5)}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_without_references_the_base_model_is_sampled_and_aligned(kind, here, tiny_llama):
+    told = init(questions(here, kind), "--model", tiny_llama)
+    job = load_job(here / "job.py")
+    expected = "vft" if kind in ("number", "gsm8k") else "base"
+    assert (job.sampling.sample_from, job.alignment.start_from) == (expected, expected)
+    assert ("No training question has a reference" in told) == (expected == "base")
+    with nullcontext() if expected == "vft" else pytest.raises(BadInputError):
+        check_references(read_questions(job.task, 0).train)
 
 
 @pytest.mark.parametrize("clean", ["final_answer", "target"])
