@@ -77,6 +77,8 @@ def init_job(file: Path, test: Path | None, model: Path, out: Path) -> Written:
 
     Every fifth question is then held out. Raises BadInputError where the questions cannot be read, or fit no task.
     """
+    if test is None and on_hub(file):
+        raise BadInputError([f"{file}: held-out questions of a dataset have to be named by --test, as in --test hf:NAME:test"])
     faults: list[str] = []
     found = [row for _, row in rows(file, faults)]
     if faults or not found:
@@ -178,9 +180,10 @@ def job_text(file: Path, out: Path, model: Path, written: Written) -> str:
     gpus = torch.cuda.device_count()
     on_gpus = f"training_workers={gpus}, gpus_per_training_worker=1, gpus_per_sampling_actor=1, sampling_actors=(1, {gpus})"
     return TEMPLATE.format(
-        file=file.name,
+        file=file if on_hub(file) else file.name,
         job=out.name,
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-") or "mine",
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", str(file).removeprefix("hf:") if on_hub(file) else file.stem).lstrip("._-")
+        or "mine",
         model=from_here(model, out),
         precision="bf16" if gpus else "fp32",
         task=task.name,
@@ -193,7 +196,19 @@ def job_text(file: Path, out: Path, model: Path, written: Written) -> str:
     )
 
 
+def run_name(file: Path) -> str:
+    called = str(file).removeprefix("hf:") if on_hub(file) else file.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", called).lstrip("._-") or "mine"
+
+
+def on_hub(path: Path) -> bool:
+    """Whether it is hf:NAME:SPLIT, which is no path."""
+    return str(path).startswith("hf:")
+
+
 def from_here(path: Path, out: Path) -> str:
     """An expression for a path: of what lies in the job file's folder as seen from there, so that the folder can be moved."""
+    if on_hub(path):
+        return f"Path({str(path)!r})"
     folder, path = out.parent.absolute(), path.absolute()
     return f"HERE / {str(path.relative_to(folder))!r}" if path.is_relative_to(folder) else f"Path({str(path)!r})"

@@ -17,7 +17,9 @@ MAX_PROMPT_TOKENS, MAX_TOKENS = SamplingConfig().max_prompt_tokens, TrainingConf
 
 @app.command(rich_help_panel=FILES)
 def init(
-    questions: Annotated[Path, typer.Argument(help="JSON lines or Parquet with questions and gold answers", show_default=False)],
+    questions: Annotated[
+        Path, typer.Argument(help="with gold answers: JSON lines, Parquet, a saved dataset, or hf:NAME:SPLIT", show_default=False)
+    ],
     model: Annotated[Path, typer.Option(help="directory of the model", exists=True, file_okay=False, show_default=False)],
     test: Annotated[Path | None, typer.Option(help="held-out questions; without, every fifth of the others is held out")] = None,
     out: Annotated[Path, typer.Option(help="the job file")] = Path("job.py"),
@@ -37,8 +39,8 @@ def init(
     kind = f"{task.name}, answers of kind {task.answer}" if task.name == "custom" else task.name
     console.print(f"{out}: task {kind}; trained on {task.train_file}, held out {task.test_file}", soft_wrap=True, highlight=False)
     if not written.vft:
-        told = "No training question has a reference, so nothing can be learned by VFT: the base model is sampled and aligned as it is"
-        console.print(f"{told} (sample_from, start_from)", soft_wrap=True, highlight=False)
+        told = "No training question has a reference: the job goes without VFT, by sampling.sample_from and alignment.start_from"
+        console.print(told, soft_wrap=True, highlight=False)
     console.print(f"Next: aft-ray check {task.train_file} --task {task.name} ..., or at once: aft-ray run {out}", soft_wrap=True)
 
 

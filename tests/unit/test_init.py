@@ -42,6 +42,12 @@ def init(*arguments) -> str:
     return told.output
 
 
+def refused(*arguments) -> str:
+    told = CliRunner().invoke(app, ["init", *map(str, arguments)], env={"COLUMNS": "300"})
+    assert told.exit_code == BAD_INPUT, told.output
+    return told.output
+
+
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_job_for_fifty_questions(kind, here, tiny_llama):
     file = questions(here, kind)
@@ -91,6 +97,21 @@ def test_a_solution_that_ends_in_a_box_is_a_gold(here, tiny_llama):
 
 def test_a_sentence_is_no_expression(here, tiny_llama):
     assert kind_of([f"We find that x = {n} holds." for n in range(9)], here, tiny_llama) == "text"
+
+
+def test_names_of_the_hub_stay_as_they_are(here, tiny_llama):
+    for split, first in (("train", 3), ("test", 90)):
+        (here / "hub").mkdir(exist_ok=True)
+        questions(here, "number", first=first).rename(here / "hub" / f"{split}.jsonl")
+    train, test = f"hf:{here / 'hub'}:train[:40]", f"hf:{here / 'hub'}:test"
+    assert "--test hf:NAME:test" in refused(train, "--model", tiny_llama)
+    init(train, "--test", test, "--model", tiny_llama)
+    job = load_job(here / "job.py")
+    assert (str(job.task.train_file), str(job.task.test_file)) == (train, test)
+    assert job.name.endswith("hub-train-40-")
+    assert sorted(path.name for path in here.iterdir()) == ["hub", "job.py"]
+    found = read_questions(job.task, 0)
+    assert (len(found.train), len(found.held_out)) == (40, 50)
 
 
 def kind_of(golds, here, model) -> str:
@@ -149,17 +170,14 @@ def test_held_out_questions_of_a_file_of_their_own(here, tiny_llama):
 )
 def test_what_is_wrong_is_told_and_nothing_is_written(rows, told, here, tiny_llama):
     (here / "mine.jsonl").write_text("\n".join(rows))
-    refused = CliRunner().invoke(app, ["init", "mine.jsonl", "--model", str(tiny_llama)], env={"COLUMNS": "300"})
-    assert refused.exit_code == BAD_INPUT
-    assert told in refused.output
+    assert told in refused("mine.jsonl", "--model", tiny_llama)
     assert [path.name for path in here.iterdir()] == ["mine.jsonl"]
 
 
 def test_files_that_are_there_are_never_overwritten(here, tiny_llama):
     questions(here, "number")
     (here / "mine.test.jsonl").write_text("mine")
-    refused = CliRunner().invoke(app, ["init", "mine.jsonl", "--model", str(tiny_llama)], env={"COLUMNS": "300"})
-    assert refused.exit_code == BAD_INPUT
+    refused("mine.jsonl", "--model", tiny_llama)
     assert (here / "mine.test.jsonl").read_text() == "mine"
     assert not (here / "job.py").exists()
 
@@ -173,6 +191,5 @@ def test_any_name_of_a_file_makes_a_name_of_a_run(here, tiny_llama):
 def test_a_job_file_that_is_there_is_left_alone(here, tiny_llama):
     questions(here, "number")
     (here / "job.py").write_text("mine")
-    refused = CliRunner().invoke(app, ["init", "mine.jsonl", "--model", str(tiny_llama)])
-    assert refused.exit_code == BAD_INPUT
+    refused("mine.jsonl", "--model", tiny_llama)
     assert (here / "job.py").read_text() == "mine"
