@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from aft_ray.config import LabellingConfig, PromptConfig, TaskConfig
 from aft_ray.isolated import NotLoadableError, shared
@@ -46,6 +47,16 @@ class TaskReport:
     @property
     def references(self) -> list[Question]:
         return [question for question in self.questions if question.reference is not None]
+
+
+def read_tokenizer(model: Path) -> PreTrainedTokenizerBase:
+    """Raises BadInputError where the directory of a model holds none that can be loaded."""
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+        return found
+    except Exception as error:  # of the tokenizers' own library, which has but one kind
+        told = "no tokenizer that can be loaded, expected a Hugging Face model directory with tokenizer.json"
+        raise BadInputError([f"{model}: {told} ({' '.join(str(error).split())[:200]})"]) from None
 
 
 def check_questions(

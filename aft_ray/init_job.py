@@ -100,7 +100,9 @@ def init_job(file: Path, test: Path | None, model: Path, out: Path) -> Written:
 
 
 def write_rows(path: Path, found: Sequence[dict[str, Any]]) -> None:
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+    """Of columns that are not read, what JSON has no form for becomes a text, and a lone surrogate is escaped."""
+    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in found)
+    write_atomically(path, text.encode(errors="backslashreplace").decode())
 
 
 def task_of(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path) -> TaskConfig:

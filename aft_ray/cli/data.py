@@ -65,9 +65,7 @@ def check(
 
     The same that a run looks at before it starts.
     """
-    from transformers import AutoTokenizer
-
-    from aft_ray.data_check import Limits, check_questions, print_examples, print_report
+    from aft_ray.data_check import Limits, check_questions, print_examples, print_report, read_tokenizer
     from aft_ray.tasks import BadInputError, make_tasks
 
     console = Console()
@@ -77,7 +75,7 @@ def check(
     except ValidationError as error:
         refuse_settings(error, console)
     try:
-        tokenizer = None if model is None else AutoTokenizer.from_pretrained(model)
+        tokenizer = None if model is None else read_tokenizer(model)
         found, reports = check_questions(config, 0, tokenizer, PromptConfig(chat=chat, few_shot=few_shot), LabellingConfig())
     except (BadInputError, OSError) as error:
         refuse(str(error), console)

@@ -74,13 +74,20 @@ def test_all_faults_are_told_by_file_line_and_field(tmp_path):
         (("--answer", "essay"), "answer"),
         (("--answer", "choice"), "answer choice needs fields.choices"),
         (("--model", "nowhere"), "nowhere"),
+        (("--model", "no_model"), "no_model: no tokenizer that can be loaded"),
+        (("--model", "broken_model"), "broken_model: no tokenizer that can be loaded"),
         (("--few-shot", "3"), "task custom: fewer than prompt.few_shot = 3 training questions with reference"),
     ],
 )
-def test_wrong_settings_are_told_without_a_traceback(tmp_path, tiny_llama, arguments, told):
+def test_wrong_settings_are_told_without_a_traceback(tmp_path, tiny_llama, arguments, told, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, files in (("no_model", []), ("broken_model", ["config.json", "tokenizer_config.json", "tokenizer.json"])):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text((tiny_llama / file).read_text().replace("vocab", "vacob"))
     file = write(tmp_path / "mine.jsonl", [{"question": "What?", "gold": 1}])
     result = check(file, "--task", "custom", "--model", tiny_llama, *arguments)
-    assert result.exit_code == 2
+    assert result.exit_code == 2, result.exception
     assert told in result.output
     assert "Traceback" not in result.output
 

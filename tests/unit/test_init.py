@@ -2,8 +2,11 @@
 
 import json
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -112,6 +115,20 @@ def test_names_of_the_hub_stay_as_they_are(here, tiny_llama):
     assert sorted(path.name for path in here.iterdir()) == ["hub", "job.py"]
     found = read_questions(job.task, 0)
     assert (len(found.train), len(found.held_out)) == (40, 50)
+
+
+def test_columns_that_are_not_read_may_hold_anything(here, tiny_llama):
+    of_any_kind = {"when": datetime(2026, 1, 2), "seen": b"\xff", "note": "zwölf"}
+    rows = [{"question": f"What is 2 + {n}?", "gold": n + 2, **of_any_kind} for n in range(9)]
+    pq.write_table(pa.Table.from_pylist(rows), here / "mine.parquet")
+    init("mine.parquet", "--model", tiny_llama)
+    surrogates = [json.dumps({"question": row["question"], "gold": 2, "note": "a \ud800 b"}) for row in rows]
+    (here / "other.jsonl").write_text("\n".join(surrogates))
+    init("other.jsonl", "--model", tiny_llama, "--out", "other.py")
+    for job in ("job.py", "other.py"):
+        assert len(read_questions(load_job(here / job).task, 0).held_out) == 1
+    assert '"when": "2026-01-02 00:00:00"' in (here / "mine.train.jsonl").read_text()
+    assert json.loads((here / "other.test.jsonl").read_text()) == json.loads(surrogates[4])
 
 
 def kind_of(golds, here, model) -> str:
