@@ -66,9 +66,13 @@ def check(
     The same that a run looks at before it starts.
     """
     from aft_ray.data_check import Limits, check_questions, print_examples, print_report, read_tokenizer
-    from aft_ray.tasks import BadInputError, make_tasks
+    from aft_ray.tasks import TASKS, BadInputError, make_tasks
 
     console = Console()
+    if task in TASKS and TASKS[task].generate is not None:
+        refuse(f"Task {task} makes its questions from a seed and reads no file: {file} would not be looked at.", console)
+    if model is None and (chat or few_shot):
+        refuse("--chat and --few-shot need --model: without its tokenizer no such prompt is made.", console)
     try:
         fields = FieldsConfig.model_validate(dict(pair.partition("=")[::2] for pair in field or []))
         config = TaskConfig(name=task, train_file=file, test_file=test, answer=answer, fields=fields)

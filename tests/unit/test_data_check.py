@@ -92,6 +92,20 @@ def test_wrong_settings_are_told_without_a_traceback(tmp_path, tiny_llama, argum
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--task", "arithmetic"), "arithmetic makes its questions from a seed and reads no file"),
+        (("--task", "gsm8k", "--chat"), "--chat and --few-shot need --model"),
+        (("--task", "gsm8k", "--few-shot", "1"), "--chat and --few-shot need --model"),
+    ],
+)
+def test_what_would_be_left_out_silently_is_refused(tmp_path, arguments, told):
+    result = check(write(tmp_path / "train.jsonl", [gsm8k_row(1), gsm8k_row(2)]), *arguments)
+    assert result.exit_code == 2
+    assert told in result.output
+
+
 def test_examples_of_ones_own_rows(tmp_path):
     rows = [{"q": f"What is {n}?", "right": n, "options": ["a [red] apple", "pears"]} for n in (0, 1)]
     file = write(tmp_path / "mine.jsonl", rows)
