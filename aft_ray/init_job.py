@@ -10,7 +10,8 @@ import torch
 
 from aft_ray.config import FieldsConfig, TaskConfig
 from aft_ray.places import write_atomically
-from aft_ray.tasks import BadInputError, make_task
+from aft_ray.preflight import check_model
+from aft_ray.tasks import BadInputError, make_task, read_questions
 from aft_ray.tasks.base import Asked
 from aft_ray.tasks.files import parse_row, rows
 
@@ -75,8 +76,10 @@ class Written(NamedTuple):
 def init_job(file: Path, test: Path | None, model: Path, out: Path) -> Written:
     """Writes the job file, and where no held-out questions are given, the two parts of the file beside it.
 
-    Every fifth question is then held out. Raises BadInputError where the questions cannot be read, or fit no task.
+    Every fifth question is then held out. Raises BadInputError where the questions cannot be read, or fit no task, and where
+    the directory holds no model.
     """
+    check_model(model)
     if test is None and on_hub(file):
         raise BadInputError([f"{file}: held-out questions of a dataset have to be named by --test, as in --test hf:NAME:test"])
     faults: list[str] = []
@@ -89,6 +92,7 @@ def init_job(file: Path, test: Path | None, model: Path, out: Path) -> Written:
     if test is None and (there := [str(part) for part in parts if part.exists()]):
         raise BadInputError([f"{', '.join(there)}: there already; give held-out questions by --test, or another folder by --out"])
     task = task_of(found, file, *((file, test) if test is not None else parts))
+    look_at(file, test, task)
     train = found
     if test is None:
         train = [row for number, row in enumerate(found, start=1) if number % HELD_OUT_EVERY]
@@ -99,6 +103,14 @@ def init_job(file: Path, test: Path | None, model: Path, out: Path) -> Written:
     return written
 
 
+def look_at(file: Path, test: Path | None, task: TaskConfig) -> None:
+    """As a run looks at its questions before it starts. Raises BadInputError."""
+    found = read_questions(task.model_copy(update={"train_file": file, "test_file": test}), seed=0)
+    if not found.train:
+        told = f"{file}: all of its questions are held out in {test} as well, so that none is left to train on"
+        raise BadInputError([f"{told}; without --test every fifth is held out"])
+
+
 def write_rows(path: Path, found: Sequence[dict[str, Any]]) -> None:
     """Of columns that are not read, what JSON has no form for becomes a text, and a lone surrogate is escaped."""
     text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in found)
@@ -106,7 +118,10 @@ def write_rows(path: Path, found: Sequence[dict[str, Any]]) -> None:
 
 
 def task_of(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path) -> TaskConfig:
-    """The first built-in task whose rows these are, else a custom one, by the names of columns and the look of the golds."""
+    """The first built-in task whose rows these are, else a custom one, by the names of columns and the look of the golds.
+
+    Where some rows fit none, it is the likeliest.
+    """
     for name in BUILT_IN:
         config = TaskConfig(name=name, train_file=train, test_file=test)
         if not faults_under(config, found, file):
@@ -115,7 +130,7 @@ def task_of(found: Sequence[dict[str, Any]], file: Path, train: Path, test: Path
     for config in configs:
         if not faults_under(config, found, file):
             return config
-    raise BadInputError(faults_under(configs[0], found, file))
+    return configs[0]
 
 
 def faults_under(config: TaskConfig, found: Sequence[dict[str, Any]], file: Path) -> list[str]:

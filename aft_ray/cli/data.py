@@ -1,5 +1,6 @@
 """Commands on the user's own files: init, check, label."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +38,23 @@ def init(
         refuse(str(error), console)
     task = written.task
     kind = f"{task.name}, answers of kind {task.answer}" if task.name == "custom" else task.name
-    console.print(f"{out}: task {kind}; trained on {task.train_file}, held out {task.test_file}", soft_wrap=True, highlight=False)
+    told = f"{out}: task {kind}; trained on {task.train_file}, held out {task.test_file}"
+    console.print(told, soft_wrap=True, highlight=False, markup=False)
     if not written.vft:
         told = "No training question has a reference: the job goes without VFT, by sampling.sample_from and alignment.start_from"
         console.print(told, soft_wrap=True, highlight=False)
-    console.print(f"Next: aft-ray check {task.train_file} --task {task.name} ..., or at once: aft-ray run {out}", soft_wrap=True)
+    run = shlex.join(["aft-ray", "run", str(out)])
+    console.print(f"Next: {check_command(task, model)}\nOr at once: {run}", soft_wrap=True, highlight=False, markup=False)
+
+
+def check_command(task: TaskConfig, model: Path) -> str:
+    """What shows the questions of a job to their user, to be pasted into a shell."""
+    words = ["aft-ray", "check", str(task.train_file), "--test", str(task.test_file), "--model", str(model), "--task", task.name]
+    if task.name == "custom":
+        words += ["--answer", task.answer]
+        for name, column in task.fields.model_dump(exclude_defaults=True).items():
+            words += ["--field", f"{name}={column}"]
+    return shlex.join(words)
 
 
 @app.command(rich_help_panel=FILES)

@@ -1,6 +1,9 @@
 """A job file from a stranger's questions: what the columns and golds are taken for, and that the job is what it says."""
 
 import json
+import re
+import shlex
+import shutil
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -54,9 +57,14 @@ def refused(*arguments) -> str:
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_job_for_fifty_questions(kind, here, tiny_llama):
     file = questions(here, kind)
-    init(file.name, "--model", tiny_llama)
+    told = init(file.name, "--model", tiny_llama)
     job = load_job(here / "job.py")
     assert job.name == "mine"
+    (command,) = re.findall(r"^Next: aft-ray (.*)$", told, re.MULTILINE)
+    checked = CliRunner().invoke(app, shlex.split(command))
+    assert checked.exit_code == 0, checked.output
+    assert "40 training questions" in checked.output
+    assert "10 held out" in checked.output
     assert job.model.path.resolve() == tiny_llama
     assert (job.task.name, job.task.answer) == (("gsm8k", "number") if kind == "gsm8k" else ("custom", kind))
     found = read_questions(job.task, 0)
@@ -171,12 +179,40 @@ def test_held_out_questions_of_a_file_of_their_own(here, tiny_llama):
 
 
 @pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        ("nosuch.jsonl", "nosuch.jsonl: cannot be read (No such file or directory)"),
+        ("empty.jsonl", "empty.jsonl: no questions"),
+        ("other.jsonl", "other.jsonl:2:answer: expected a value, found nothing; the row has problem"),
+        ("mine.jsonl", "mine.jsonl: all of its questions are held out in mine.jsonl as well"),
+        ("copy.jsonl", "mine.jsonl: all of its questions are held out in copy.jsonl as well"),
+    ],
+)
+def test_held_out_questions_that_would_be_refused_later_are_refused_now(test, told, here, tiny_llama):
+    shutil.copy(questions(here, "number"), here / "copy.jsonl")
+    (here / "empty.jsonl").touch()
+    (here / "other.jsonl").write_text('\n{"problem": "2 + 2?"}')
+    assert told in refused("mine.jsonl", "--model", tiny_llama, "--test", test)
+    assert not (here / "job.py").exists()
+
+
+def test_a_folder_without_a_model_is_refused(here):
+    (here / "no_model").mkdir()
+    assert "config.json: not there, expected a Hugging Face model directory" in refused(
+        questions(here, "number"), "--model", "no_model"
+    )
+    assert sorted(path.name for path in here.iterdir()) == ["mine.jsonl", "no_model"]
+
+
+@pytest.mark.parametrize(
     ("rows", "told"),
     [
         (['{"q": "?", "gold": "1"}'] * 9, "no column called question, problem"),
         (['{"question": "?", "why": "1"}'] * 9, "no column called gold, final_answer"),
         (['{"question": "2 + 2?", "gold": "4"}'] * 3, "3 rows are too few"),
         (['{"question": "2 + 2?", "gold": 4}'] * 8 + ['{"question": "2?", "gold": null}'], "mine.jsonl:9:gold"),
+        (["", *['{"question": "2 + 2?", "gold": 4}'] * 8, "{}"], "mine.jsonl:10:question: expected a value"),
+        (['{"question": "2 + 2?", "gold": 4}'] * 8 + ['{"question": "2 + 2?", "gold": 5}'], "the same question as"),
         (
             ['{"question": "2 + 2?", "answer": "2 + 2 = 4. The answer is 4."}'] * 9,
             "answer holds chains of sentences, as in '2 + 2 = 4.",
