@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from aft_ray.config import TaskConfig
+from aft_ray.config import LabellingConfig, TaskConfig
+from aft_ray.isolated import shared
 from aft_ray.tasks import aqua, arithmetic, competition_math, custom, ecqa, gsm8k, mmlu, svamp
+from aft_ray.tasks.answers import Answer
 from aft_ray.tasks.base import BadInputError, Task
-from aft_ray.tasks.files import read_file
+from aft_ray.tasks.files import read_file, where
 from schemas import Question, Split
 
 TASKS = {task.TASK.name: task.TASK for task in (gsm8k, aqua, ecqa, competition_math, svamp, mmlu, arithmetic)}
@@ -50,7 +52,7 @@ def read_questions(config: TaskConfig, seed: int) -> QuestionSet:
     faults: list[str] = []
     counts: Counter[str] = Counter()
     read = [(single, read_task(single, seed, faults)) for single in config.single]
-    faults += contradictions([question for _, questions in read for question in questions])
+    faults += contradictions(read)
     if faults:
         raise BadInputError(faults)
     held_out = {_leak_key(question) for _, questions in read for question in questions if question.split != "train"}
@@ -68,16 +70,29 @@ def read_task(config: TaskConfig, seed: int, faults: list[str]) -> list[Question
     return [q for path, split in files if path is not None for q in read_file(path, split, task, config, faults)]
 
 
-def contradictions(questions: list[Question]) -> list[str]:
-    """Questions that stand twice with different gold answers."""
-    gold: dict[tuple[str, ...], Question] = {}
+def contradictions(read: list[tuple[TaskConfig, list[Question]]]) -> list[str]:
+    """Questions that stand twice with golds of which the check of their task does not take one for the other."""
+    first: dict[tuple[str, ...], tuple[TaskConfig, Question]] = {}
     faults = []
-    for question in questions:
-        first = gold.setdefault(_key(question), question)
-        if first.gold != question.gold:
-            same = f"the same question as {first.question_id}, gold {first.gold!r:.40}"
-            faults.append(f"{question.question_id}: gold {question.gold!r:.40}, {same}")
+    for config, questions in read:
+        answer = make_task(config).answer
+        for question in questions:
+            config_before, before = first.setdefault(_key(question), (config, question))
+            if before.gold != question.gold and (
+                make_task(config_before).answer != answer or not _same_gold(before, question, answer)
+            ):
+                same = f"the same question as {where(before, config_before)}, gold {before.gold!r:.40}"
+                faults.append(f"{where(question, config)}: gold {question.gold!r:.40}, {same}")
     return faults
+
+
+def _same_gold(one: Question, other: Question, answer: Answer) -> bool:
+    if answer.name == "function":  # it takes completions, and no gold for one
+        return False
+    verdict = answer.compare(other.gold, one.gold, other.choices)
+    if verdict is None and answer.isolated is not None:
+        return bool(shared(LabellingConfig().check_seconds).call(answer.isolated, other.gold, one.gold).value)
+    return verdict == "right"
 
 
 def _kept(

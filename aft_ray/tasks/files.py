@@ -41,6 +41,12 @@ def read_file(path: Path, split: Split, task: Task, config: TaskConfig, faults: 
     return questions
 
 
+def where(question: Question, config: TaskConfig) -> str:
+    """The file and row that `read_file` has it from; of a generated question its name."""
+    file = config.train_file if question.split == "train" else config.test_file
+    return question.question_id if file is None else f"{file}:{question.question_id.rpartition('-')[2]}"
+
+
 def parse_row(row: dict[str, Any], where: str, task: Task, config: TaskConfig, faults: list[str]) -> Asked | None:
     """A row as a question; None, and its faults, where it is none."""
     assert task.parse is not None

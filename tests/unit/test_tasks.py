@@ -80,7 +80,29 @@ def test_what_is_held_out_or_stands_twice_is_left_out_of_train_and_counted(tmp_p
 
 def test_the_same_question_with_two_golds_is_refused(tmp_path):
     error = faults_of(gsm8k(tmp_path, [json.dumps(GOOD), json.dumps(GOOD | {"answer": "#### 19"})]))
-    assert "gsm8k-train-2: gold '19', the same question as gsm8k-train-1, gold '18'" in str(error)
+    file = tmp_path / "train.jsonl"
+    assert error.faults == [f"{file}:2: gold '19', the same question as {file}:1, gold '18'"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "golds", "told"),
+    [
+        ("number", ["1/2", "0.5", "50%"], []),
+        ("number", ["2", 2.0, "3"], [3]),
+        ("text", ["Paris", "paris", "the Paris", "Lyon"], [4]),
+        ("expression", [r"\frac{1}{2}", "1/2", "0.5", "x/2"], [4]),
+        ("expression", ["(x+1)^2", "x^2 + 2x + 1", "x^2 + 2x + 2"], [3]),
+        ("math:gcd", ["1/2", "0.5"], [2]),
+    ],
+)
+def test_one_gold_written_in_two_ways_is_no_contradiction(tmp_path, answer, golds, told):
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(json.dumps({"question": "How many?", "gold": gold}) for gold in golds))
+    config = TaskConfig(name="custom", train_file=file, answer=answer)
+    if told:
+        assert [fault.partition(": gold")[0] for fault in faults_of(config).faults] == [f"{file}:{row}" for row in told]
+    else:
+        assert len(read_questions(config, seed=0).train) == 1
 
 
 def test_limits_and_references(tmp_path):
@@ -213,6 +235,17 @@ def test_a_mixture_reads_all_its_parts(tmp_path):
     second = TaskConfig(name="arithmetic", train_questions=0, test_questions=5)
     found = read_questions(TaskConfig(name="mixture", parts=(first, second)), seed=0)
     assert [(q.task, q.split) for q in found.questions] == [("gsm8k", "train"), ("gsm8k", "test")] + [("arithmetic", "test")] * 5
+
+
+def test_golds_of_two_kinds_of_answers_contradict_each_other_as_they_are_written(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text(json.dumps({"question": GOOD["question"], "gold": "eighteen"}))
+    texts = TaskConfig(name="custom", test_file=file, answer="text")
+    numbers = gsm8k(tmp_path, [json.dumps(GOOD)])
+    for parts in ((numbers, texts), (texts, numbers)):
+        (fault,) = faults_of(TaskConfig(name="mixture", parts=parts)).faults
+        assert f"{file}:1" in fault
+        assert f"{numbers.train_file}:1" in fault
 
 
 @given(seed=st.integers(0, 2**32 - 1), difficulty=st.integers(1, 6))
