@@ -20,6 +20,7 @@ from rich.console import Console
 from aft_ray.isolated import Isolated
 from aft_ray.places import atomic_file
 from aft_ray.tasks.answers import Answer, Check, check_answer
+from aft_ray.tasks.base import BadInputError
 from aft_ray.tasks.choices import LETTERS, read_choices
 from aft_ray.tasks.own_part import goes_on_to_another
 
@@ -33,7 +34,8 @@ class BrokenRowError(ValueError):
 def label_file(source: Path, out: Path, answer: Answer, check_seconds: float, console: Console) -> dict[str, int]:
     """Label a file of JSON lines into another, in the same order; returns how many rows have which verdict.
 
-    A broken row is left out and told as file:line:field. Raises OSError where a file cannot be read or written.
+    A broken row is left out and told as file:line:field. Raises OSError where a file cannot be read or written, and BadInputError
+    where no row could be labelled, and leaves no file then.
     """
     counts: Counter[str] = Counter()
     with (
@@ -50,6 +52,9 @@ def label_file(source: Path, out: Path, answer: Answer, check_seconds: float, co
             else:
                 counts[result["verdict"]] += 1
                 written.write(json.dumps(result, allow_nan=False) + "\n")
+        if counts.total() == counts["broken"]:
+            told = f"none of {counts['broken']} rows can be labelled" if counts["broken"] else "no rows"
+            raise BadInputError([f"{source}: {told}, expected JSON lines with gold and completion"])
     return dict(counts)
 
 

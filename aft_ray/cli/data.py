@@ -115,7 +115,7 @@ def label(
     """
     from aft_ray.isolated import NotLoadableError
     from aft_ray.label_file import label_file
-    from aft_ray.tasks import TASKS
+    from aft_ray.tasks import TASKS, BadInputError
     from aft_ray.tasks.answers import answer_of_kind
 
     console = Console(stderr=True)
@@ -126,7 +126,7 @@ def label(
         counts = label_file(file, out, kind, check_seconds, console)
     except OSError as error:
         refuse(f"{error.filename}: {error.strerror}", console)
-    except NotLoadableError as error:
+    except (NotLoadableError, BadInputError) as error:
         refuse(str(error), console)
     told = ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("right", "wrong", "unknown", "broken"))
     console.print(f"{out}: {told}", highlight=False, soft_wrap=True)

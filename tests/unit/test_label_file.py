@@ -55,6 +55,21 @@ def test_a_broken_row_is_told_by_line_and_the_rest_goes_on(tmp_path, line, told)
 
 
 @pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["{", "[]"], "in.jsonl: none of 2 rows can be labelled, expected"),
+        ([], "in.jsonl: no rows, expected"),
+        (["", ""], "no rows"),
+    ],
+)
+def test_a_file_of_which_no_row_can_be_labelled_is_refused_and_leaves_no_output(tmp_path, lines, told):
+    result, rows = label(tmp_path, lines, "--task", "gsm8k")
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert rows is None
+
+
+@pytest.mark.parametrize(
     ("task", "row", "verdict"),
     [
         ("aqua", {"gold": "B", "completion": "Answer: (B)"}, "right"),
