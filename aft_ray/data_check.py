@@ -13,6 +13,7 @@ from aft_ray.isolated import NotLoadableError, shared
 from aft_ray.tasks import BadInputError, QuestionSet, Task, make_tasks, read_questions
 from aft_ray.tasks.answers import check_answer
 from aft_ray.tasks.base import chain, prompt
+from aft_ray.tasks.files import where
 from aft_ray.tasks.tokens import tokenize_questions
 from schemas import Question
 
@@ -70,9 +71,9 @@ def check_questions(
         found = QuestionSet(tuple(tokenize_questions(found.questions, tasks, tokenizer, prompt)), found.counts)
     reports = []
     faults: list[str] = []
-    for label, made in tasks.items():
-        of_task = [question for question in found.questions if question.task == label]
-        reports.append(report_task(label, of_task, made, labelling, faults))
+    for single in task.single:
+        of_task = [question for question in found.questions if question.task == single.label]
+        reports.append(report_task(single, of_task, tasks[single.label], labelling, faults))
     if faults:
         raise BadInputError(faults)
     return found, reports
@@ -92,9 +93,11 @@ def load_functions(tasks: dict[str, Task], labelling: LabellingConfig) -> None:
         raise BadInputError(faults)
 
 
-def report_task(label: str, questions: list[Question], task: Task, labelling: LabellingConfig, faults: list[str]) -> TaskReport:
+def report_task(
+    config: TaskConfig, questions: list[Question], task: Task, labelling: LabellingConfig, faults: list[str]
+) -> TaskReport:
     """Faults are appended: golds that the task's own check does not accept, references that do not state theirs."""
-    report = TaskReport(label, questions)
+    report = TaskReport(config.label, questions)
     isolated = shared(labelling.check_seconds)
     unreadable = []
     for question in questions:
@@ -105,16 +108,16 @@ def report_task(label: str, questions: list[Question], task: Task, labelling: La
         ):
             report.golds_accepted += 1
         else:
-            faults.append(f"{question.question_id}: gold {question.gold!r:.60} is not accepted by the task's own check")
+            faults.append(f"{where(question, config)}: gold {question.gold!r:.60} is not accepted by the task's own check")
         if question.reference is not None:
             check = check_answer(question.reference, question.gold, question.choices, task.answer, isolated)
             if check.verdict == "right":
                 report.references_right += 1
             else:
                 said = f"states {check.extracted!r:.40}" if check.extracted is not None else check.reason
-                unreadable.append(f"{question.question_id}: reference {said}, gold is {question.gold!r:.40}")
+                unreadable.append(f"{where(question, config)}: reference {said}, gold is {question.gold!r:.40}")
     if report.references_right < LEAST_READABLE_REFERENCES * len(report.references):
-        share = f"{len(unreadable)} of {len(report.references)} references of task {label} do not state the gold answer"
+        share = f"{len(unreadable)} of {len(report.references)} references of task {config.label} do not state the gold answer"
         faults.append(f"{share}, expected one as in {task.answer.statement.format(gold='GOLD')!r} at the end of nearly all")
         faults += unreadable
     report.prompt_lengths = sorted(len(question.prompt_ids) for question in questions)

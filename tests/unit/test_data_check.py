@@ -133,7 +133,7 @@ def test_references_that_do_not_state_their_gold_are_refused(tmp_path):
     rows[:3] = [row | {"reference": "Just count.\nI did."} for row in rows[:3]]
     faults = refused(custom(tmp_path, rows))
     assert faults[0].startswith("3 of 20 references of task custom do not state the gold answer, expected one as in")
-    assert faults[1] == "custom-train-1: reference no answer stated, gold is '1'"
+    assert faults[1] == f"{tmp_path / 'mine.jsonl'}:1: reference no answer stated, gold is '1'"
 
 
 def test_a_function_that_cannot_be_imported_is_refused(tmp_path):
