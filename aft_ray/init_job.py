@@ -24,6 +24,8 @@ NAMES = {
 }
 # `x + 1` and `y = 3`; a hyphen or a slash also stands between words.
 OPERATOR = re.compile(r"[\w)\]}]\s*[+*^=<>\u00b1\u00d7\u00f7\u2264\u2265]\s*[\w(\[{-]")
+# A number with its unit.
+QUANTITY = re.compile(r"\s*[+-]?\d[\d.,/]*\s*[a-z]+\.?\s*")
 # In `Apollo 11`; not the `ab` of `2ab`, nor the names of functions.
 WORD = re.compile(r"\b(?!(?:sqrt|pi|sin|cos|tan|log|ln|exp|infty)(?![^\W\d_]))[^\W\d_]{2,}|^\W*[^\W\d_]\W*$")
 # Of four words or more, as in `0 plus 2 makes 2.`; a solution that ends in `#### 2` or a box is one that a gold is read from.
@@ -167,8 +169,12 @@ def custom_configs(found: Sequence[dict[str, Any]], file: Path, train: Path, tes
 
 
 def is_formal(gold: str) -> bool:
-    r"""Whether it is more of a formula than of a text: `\frac{1}{2}`, `x+1`, `(3, 4)`; not `Apollo 11`, nor `12 May 1990`."""
-    return not is_sentence(gold) and ("\\" in gold or OPERATOR.search(gold) is not None or WORD.search(gold) is None)
+    r"""Whether it is more of a formula than of a text: `\frac{1}{2}`, `x+1`, `5 cm`; not `Apollo 11`, nor `12 May 1990`.
+
+    An expression's unit may be left out, in a chain too; a text is compared as a whole.
+    """
+    formula = "\\" in gold or OPERATOR.search(gold) or QUANTITY.fullmatch(gold) or not WORD.search(gold)
+    return bool(formula) and not is_sentence(gold)
 
 
 def is_sentence(gold: str) -> bool:
