@@ -154,7 +154,7 @@ def kind_of(golds, here, model) -> str:
         ("text", ["Москва 1", "東京 23", "zwölf 12", "Henry VIII", "50 km/h"]),
         ("expression", ["x+1", r"\frac{1}{2}", r"2\pi", "(3, 4)", "2ab", r"\text{Friday}"]),
         ("expression", ["sqrt(3)/2", "3x - 4", "y = 12", "area^2 + 1", "12:30"]),
-        ("expression", ["5 cm", "18 minutes", "2.5 kg", "300 meters"]),
+        ("expression", ["5 cm", "18 minutes", "2.5 kg", "300 meters", "7 miles"]),
         ("number", ["1,200", "1/2", "12%", "-3.5", "$5"]),
     ],
 )
