@@ -68,7 +68,7 @@ def check_questions(
     load_functions(tasks, labelling)
     found = read_questions(task, seed)
     if tokenizer is not None:
-        found = QuestionSet(tuple(tokenize_questions(found.questions, tasks, tokenizer, prompt)), found.counts)
+        found = found.only(tokenize_questions(found.questions, tasks, tokenizer, prompt))
     reports = []
     faults: list[str] = []
     for single in task.single:

@@ -100,7 +100,7 @@ class Run:
         given: list[CandidateGroup] = []
         if config.sampling.candidates_file is not None:
             file, most = config.sampling.candidates_file, config.alignment.max_tokens
-            given = read_given(file, found.questions, tokenizer, config.prompt.chat, console, most)
+            given = read_given(file, found.questions, tokenizer, config.prompt.chat, console, most, found.set_aside)
         self.rounds = Rounds(config, self.questions, given)
         if until in (None, "align"):
             check_boundary(config.alignment, self.rounds.samples_for_training)

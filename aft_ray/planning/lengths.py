@@ -21,8 +21,7 @@ def find_lengths(
 
     Raises ValueError where neither is there, BadInputError where the files are broken.
     """
-    told = (questions, held_out, prompt_tokens, chain_tokens)
-    if all(value is not None for value in told):
+    if all(value is not None for value in (questions, held_out, prompt_tokens, chain_tokens)):
         given = (questions or 0) if config.sampling.only_given else 0  # and as many chains of each as would be sampled
         of_them = (given, float(config.sampling.k))
         return Lengths(questions or 0, questions or 0, held_out or 0, prompt_tokens or 0.0, chain_tokens or 0.0, *of_them)
@@ -36,12 +35,14 @@ def find_lengths(
         raise ValueError(f"{missing[0]} is not here: say with {options} what it would tell")
     tokenizer = AutoTokenizer.from_pretrained(model)
     found = read_questions(config.task, config.seed)
-    tokenized = tokenize_questions(found.questions, make_tasks(config.task), tokenizer, config.prompt)
+    found = found.only(tokenize_questions(found.questions, make_tasks(config.task), tokenizer, config.prompt))
+    tokenized = found.questions
     train = [question for question in tokenized if question.split == "train"]
     references = [len(question.reference_ids) for question in train if question.reference is not None]
     prompts = [len(question.prompt_ids) for question in tokenized]
     chains = config.sampling.candidates_file
-    own = read_given(chains, tokenized, tokenizer, config.prompt.chat, Console(quiet=True)) if chains else []
+    told = Console(quiet=True)
+    own = read_given(chains, tokenized, tokenizer, config.prompt.chat, told, None, found.set_aside) if chains else []
     return Lengths(
         train=questions or len(train),
         references=min(questions or len(references), len(references)),

@@ -80,14 +80,15 @@ def read_given(
     chat: bool,
     console: Console,
     max_tokens: int | None = None,
+    set_aside: Sequence[Question] = (),
 ) -> list[CandidateGroup]:
     """The groups of a file, not yet labelled. Rows of a question add up, but one with `candidates` holds them all.
 
-    Left out, and told, is what failed when it was sampled, and what is of held-out questions; told too, how many are longer with
-    their prompt than `max_tokens`, which training leaves out. Raises BadInputError where rows have faults or name no question of
-    the run, and where no candidates are left.
+    Left out, and told, is what failed when it was sampled, and what is of held-out questions or of those `set_aside`; told too,
+    how many are longer with their prompt than `max_tokens`, which training leaves out. Raises BadInputError where rows have
+    faults or name no question of the run, and where no candidates are left.
     """
-    named = ByName(questions)
+    named = ByName(questions, set_aside)
     faults: list[str] = []
     left_out: list[str] = []
     found: dict[str, list[GivenCandidate]] = {}
@@ -102,7 +103,9 @@ def read_given(
         except ValueError as error:
             faults.append(f"{where}:{error}")
             continue
-        if question.split != "train":
+        if question is None:
+            left_out.append(f"{where}: of a question that this run does not use")
+        elif question.split != "train":
             left_out.append(f"{where}: {question.question_id} is held out")
         elif row.get("candidates") is not None and question.question_id in found:
             faults.append(f"{where}:question: {question.question_id} stands in the file twice")
@@ -128,14 +131,15 @@ def read_given(
 class ByName:
     """The questions of a run, by their ids and by their texts."""
 
-    def __init__(self, questions: Sequence[Question]) -> None:
+    def __init__(self, questions: Sequence[Question], set_aside: Sequence[Question]) -> None:
         self.by_id = {question.question_id: question for question in questions}
         self.by_text: dict[str, list[Question]] = {}
         for question in sorted(questions, key=lambda question: question.split != "train"):
             self.by_text.setdefault(as_read(question.text), []).append(question)
+        self.set_aside = {name for question in set_aside for name in (question.question_id, as_read(question.text))}
 
-    def find(self, name: Named) -> Question:
-        """Raises ValueError where there is none, several, or another than is said."""
+    def find(self, name: Named) -> Question | None:
+        """None of one that is set aside. Raises ValueError where there is none, several, or another than is said."""
         of_text = self.by_text.get(as_read(name.question or ""), [])
         if name.question_id is not None:
             found = self.by_id.get(name.question_id)
@@ -147,7 +151,7 @@ class ByName:
             several = [question.question_id for question in of_text if question.split == "train"]
             if len(several) > 1:
                 raise ValueError(f"question: {' and '.join(several[:3])} have this text: say which by question_id")
-        if found is None:
+        if found is None and (name.question_id or as_read(name.question or "")) not in self.set_aside:
             raise ValueError(f"question: {name.question_id or name.question!r:.60} is no training question of this run")
         return found
 

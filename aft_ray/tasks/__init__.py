@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,14 @@ class QuestionSet:
 
     questions: tuple[Question, ...]
     counts: dict[str, int]
+    set_aside: tuple[Question, ...] = ()
+    """In the files, and not used by this run: doubles, leaks, more than were wanted."""
+
+    def only(self, questions: Sequence[Question]) -> "QuestionSet":
+        """These of them; the others are set aside."""
+        kept = {question.question_id for question in questions}
+        aside = tuple(question for question in self.questions if question.question_id not in kept)
+        return QuestionSet(tuple(questions), self.counts, self.set_aside + aside)
 
     @property
     def train(self) -> list[Question]:
@@ -58,7 +67,7 @@ def read_questions(config: TaskConfig, seed: int) -> QuestionSet:
     held_out = {_leak_key(question) for _, questions in read for question in questions if question.split != "train"}
     seen: set[tuple[str, ...]] = set()
     kept = [question for single, questions in read for question in _kept(single, questions, held_out, seen, counts)]
-    return QuestionSet(tuple(kept), dict(counts))
+    return QuestionSet(tuple(question for _, questions in read for question in questions), dict(counts)).only(kept)
 
 
 def read_task(config: TaskConfig, seed: int, faults: list[str]) -> list[Question]:

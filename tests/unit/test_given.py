@@ -18,7 +18,7 @@ from aft_ray.labelling import label_group
 from aft_ray.preflight import check_boundary
 from aft_ray.rounds import Rounds
 from aft_ray.sampling.given import read_given
-from aft_ray.tasks import TASKS, BadInputError
+from aft_ray.tasks import TASKS, BadInputError, read_questions
 from schemas import Question
 from tests.conftest import tokenized
 
@@ -150,6 +150,23 @@ def test_a_text_that_names_two_questions_is_refused_and_an_id_is_not(tmp_path, q
     held_out = first.model_copy(update={"question_id": "test-3", "split": "test"})
     (group,) = read(tmp_path, [held_out, first], tokenizer, ROW)
     assert group.question == first, "of equal texts the training question counts"
+
+
+def test_candidates_of_questions_that_the_run_sets_aside_are_left_out_and_told(tmp_path, tokenizer):
+    rows = [{"question": f"{n} + 1 = ?", "answer": f"#### {n + 1}"} for n in (1, 1, 2, 3)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_questions(TaskConfig(name="gsm8k", train_file=tmp_path / "train.jsonl", train_questions=2), seed=0)
+    asked = found.only(tokenized(found.questions, tokenizer))
+    assert [question.question_id for question in asked.set_aside] == ["gsm8k-train-2", "gsm8k-train-4"]
+    chains = [{"question": row["question"], "completion": SHORT} for row in rows] + [
+        {"question_id": "gsm8k-train-2", "completion": SHORT}
+    ]
+    (tmp_path / "given.jsonl").write_text("\n".join(map(json.dumps, chains)))
+    console = Console(file=io.StringIO(), width=200)
+    first, _ = read_given(tmp_path / "given.jsonl", asked.questions, tokenizer, False, console, None, asked.set_aside)
+    assert len(first.candidates) == 2, "of equal texts the one that is kept counts"
+    assert "given.jsonl:4: of a question that this run does not use" in console.file.getvalue()
+    assert "given.jsonl:5: of a question that this run does not use" in console.file.getvalue()
 
 
 def test_rows_of_all_kinds_may_be_mixed_in_parquet_too(tmp_path, questions, tokenizer):
