@@ -115,7 +115,7 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """All stages that are wanted, then the summary, which is returned.
 
-        It is written to summary.json where models were evaluated; where they can be compared, so is report.html.
+        Where models were evaluated it is written to summary.json, and shown in report.html.
         """
         with alone_in(self.folder):
             local = self.folder if isinstance(self.folder, Path) else self.logs

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from aft_ray.cli import parse, run_job
-from aft_ray.config import AlignmentConfig, LoraConfig, ModelConfig, RunConfig, TaskConfig
+from aft_ray.config import AlignmentConfig, LoraConfig, ModelConfig, ResourcesConfig, RunConfig, TaskConfig
 
 JOB = RunConfig(
     name="job", model=ModelConfig(path=Path("model")), task=TaskConfig(name="arithmetic"), alignment=AlignmentConfig(beta=0.3)
@@ -154,3 +154,9 @@ def test_what_can_never_run_is_refused_before_it_starts(arguments, said, tiny_ll
     assert end.value.code == 2
     assert said in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gpus", [2, 0.5, -1])
+def test_a_training_worker_has_one_gpu_or_none(gpus):
+    with pytest.raises(ValidationError, match="gpus_per_training_worker"):
+        ResourcesConfig(gpus_per_training_worker=gpus)
