@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from aft_ray.places import for_ray_train
 from aft_ray.training.checkpoints import KEPT
 from aft_ray.training.divergence import DIVERGED, raise_divergence
-from aft_ray.training.engine import FOR_GPU
+from aft_ray.training.engine import ALLOCATORS
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.reference import reference_worker
 from aft_ray.training.snapshot import prepare_resuming
@@ -90,6 +90,6 @@ def trainer_of(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> Tr
             storage_filesystem=filesystem,
             failure_config=train.FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=train.CheckpointConfig(num_to_keep=KEPT),
-            worker_runtime_env={"env_vars": FOR_GPU} if on_gpu else None,
+            worker_runtime_env={"env_vars": ALLOCATORS},
         ),
     )

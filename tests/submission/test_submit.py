@@ -81,10 +81,9 @@ def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, 
     job = ["python", "jobs/quickstart.py", "--name", "submitted", "--runs_dir", str(tmp_path / "runs"), *SMALL.split()]
     ray_job("submit", "--working-dir", str(ROOT), "--no-wait", "--submission-id", "first", "--", *job)
     deadline = time.monotonic() + 300
-    while not (run / "vft" / "manifest.json").exists():
-        status = ray_job("status", "first")
-        assert "FAILED" not in status.stdout + status.stderr, ray_job("logs", "first").stdout[-3000:]
+    while not (run / "vft" / "manifest.json").exists():  # `ray job status` would take the cores that the job is to have
         assert time.monotonic() < deadline, ray_job("logs", "first").stdout[-3000:]
+        time.sleep(0.2)
     ray_job("stop", "first")
     assert "was stopped" in ray_job("status", "first").stdout
     assert not (run / "summary.json").exists()
