@@ -18,11 +18,11 @@ def connect(logs: Path) -> None:
         return
     logs.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(logs / "driver.log")
-    address = os.environ.get("RAY_ADDRESS")
     # A worker's own processes (vLLM's, where an actor is killed) end with it, and keep no GPU.
     os.environ.setdefault("RAY_process_group_cleanup_enabled", "true")
-    options: dict[str, Any] = {} if address else {"num_cpus": own_cpus(), "include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+    own: dict[str, Any] = {"address": "local", "num_cpus": own_cpus(), "include_dashboard": False}
+    options = own if is_own_ray() else {"address": os.environ["RAY_ADDRESS"]}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     for name in ("ray", "ray.data", "ray.train"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -38,6 +38,11 @@ def connect(logs: Path) -> None:
     link = logs / "ray"
     link.unlink(missing_ok=True)
     link.symlink_to(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs")
+
+
+def is_own_ray() -> bool:
+    """Whether it is this process's own, made by `connect`, and not a cluster's."""
+    return not os.environ.get("RAY_ADDRESS")
 
 
 def beside_the_driver() -> NodeAffinitySchedulingStrategy:

@@ -110,6 +110,9 @@ def same_logits(one: Path, other: Path) -> bool:
 
 
 def measure(way: str, path: Path, out: Path) -> dict[str, Any]:
+    from aft_ray.training.engine import ALLOCATORS
+
+    os.environ |= ALLOCATORS  # as training workers have it
     context = multiprocessing.get_context("spawn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -21,13 +21,13 @@ from aft_ray.training.scores import Scorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ALLOCATORS = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(2**21),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 """Of a training worker's environment, before its process starts. Batches differ in length: glibc would learn to take ever larger
-pieces from heaps, one a thread, and give back none of what lies between (with SmolLM2-135M 1.7 times the memory); on a GPU
-PyTorch's own allocator would do alike.
+pieces from heaps, one a thread, and give back little of what lies between; on a GPU PyTorch's own allocator would do alike. What
+that takes stands in benchmarks/README.md, under the plan's memory.
 
 https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
 """

@@ -9,7 +9,9 @@ import torch
 from ray import train
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+from aft_ray.cluster import is_own_ray
 from aft_ray.places import for_ray_train
 from aft_ray.training.checkpoints import KEPT
 from aft_ray.training.divergence import DIVERGED, raise_divergence
@@ -25,10 +27,16 @@ COLLECTIVE_SECONDS = 2 * 3600
 
 
 class Trainer(TorchTrainer):
-    """Ray's own takes Ctrl-C to itself, answers it with exit code 0, and keeps it when the training is long over."""
+    """Ray's own, but for two of its habits."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        pass
+        """It would take Ctrl-C to itself, answer it with exit code 0, and keep it when the training is long over."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Its cleaner asks the dashboard whether the controller lives. A Ray of our own has none, and ends with this process;
+        there each training would end with twelve seconds of waiting for an answer."""
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # typed as Ray's older trainers
+        return [c for c in callbacks if not (is_own_ray() and isinstance(c, PlacementGroupCleanerCallback))]
 
 
 def run_training(job: TrainingJob) -> None:
