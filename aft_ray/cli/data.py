@@ -10,9 +10,10 @@ from rich.console import Console
 
 from aft_ray.cli.app import FILES, AnswerOption, SecondsOption, TaskOption, app
 from aft_ray.cli.job import refuse, refuse_settings
-from aft_ray.config import FieldsConfig, LabellingConfig, PromptConfig, SamplingConfig, TaskConfig, TrainingConfig
+from aft_ray.config import FieldsConfig, LabellingConfig, PromptConfig, SamplingConfig, TaskConfig, TaskName, TrainingConfig
 
 CHECK_SECONDS = LabellingConfig().check_seconds
+ANSWER = "number"
 MAX_PROMPT_TOKENS, MAX_TOKENS = SamplingConfig().max_prompt_tokens, TrainingConfig().max_tokens
 
 
@@ -67,7 +68,7 @@ def check(
     model: Annotated[
         Path | None, typer.Option(help="directory of a model: lengths and examples in its tokens", exists=True, file_okay=False)
     ] = None,
-    answer: AnswerOption = "number",
+    answer: AnswerOption = ANSWER,
     field: Annotated[list[str] | None, typer.Option(help="custom: NAME=COLUMN, as in gold=solution; may be given again")] = None,
     chat: Annotated[bool, typer.Option(help="by the model's own chat template")] = False,
     few_shot: Annotated[int, typer.Option(help="examples before each question", min=0)] = 0,
@@ -84,8 +85,10 @@ def check(
     console = Console()
     if task in TASKS and TASKS[task].generate is not None:
         refuse(f"Task {task} makes its questions from a seed and reads no file: {file} would not be looked at.", console)
-    if model is None and (chat or few_shot):
-        refuse("--chat and --few-shot need --model: without its tokenizer no such prompt is made.", console)
+    limits = Limits(max_prompt_tokens, max_tokens)
+    if model is None and (chat or few_shot or limits != Limits(MAX_PROMPT_TOKENS, MAX_TOKENS)):
+        refuse("--chat, --few-shot and limits in tokens need --model: without its tokenizer there is no prompt.", console)
+    check_custom(task, answer, bool(field), console)
     try:
         fields = FieldsConfig.model_validate(dict(pair.partition("=")[::2] for pair in field or []))
         config = TaskConfig(name=task, train_file=file, test_file=test, answer=answer, fields=fields)
@@ -96,9 +99,17 @@ def check(
         found, reports = check_questions(config, 0, tokenizer, PromptConfig(chat=chat, few_shot=few_shot), LabellingConfig())
     except (BadInputError, OSError) as error:
         refuse(str(error), console)
-    print_report(reports, Limits(max_prompt_tokens, max_tokens), found.counts, console)
+    print_report(reports, limits, found.counts, console)
     for report in reports:
         print_examples(report, make_tasks(config)[report.task], tokenizer, console)
+
+
+def check_custom(task: TaskName, answer: str, fields: bool, console: Console) -> None:
+    """Refuses what only a custom task heeds."""
+    if task != "custom" and (fields or answer != ANSWER):
+        refuse(
+            f"--answer and --field are for --task custom: task {task} has answers and columns of its own.", console
+        )
 
 
 @app.command(rich_help_panel=FILES)
@@ -106,7 +117,7 @@ def label(
     file: Annotated[Path, typer.Argument(help="JSON lines with gold and completion", show_default=False)],
     task: TaskOption,
     out: Annotated[Path, typer.Option(help="where the labelled rows go, JSON lines", show_default=False)],
-    answer: AnswerOption = "number",
+    answer: AnswerOption = ANSWER,
     check_seconds: SecondsOption = CHECK_SECONDS,
 ) -> None:
     """Label completions: each row comes back with verdict (right, wrong, unknown), extracted and reason.
@@ -121,6 +132,7 @@ def label(
     console = Console(stderr=True)
     if task == "mixture":
         refuse("A mixture has no answers of its own: label the rows of each task by its name.", console)
+    check_custom(task, answer, False, console)
     kind = answer_of_kind(answer) if task == "custom" else TASKS[task].answer
     try:
         counts = label_file(file, out, kind, check_seconds, console)

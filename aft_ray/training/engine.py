@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations.liger import apply_liger_kernel
 from transformers.utils import is_liger_kernel_available
 
 from aft_ray.config import ResourcesConfig
@@ -35,10 +34,14 @@ https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.
 
 def prepare_environment(resources: ResourcesConfig) -> None:
     """Before DeepSpeed is imported: which accelerator, and where the tools of this environment are (it compiles with ninja)."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if not resources.gpus_per_training_worker:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(max(1, int(resources.cpus_per_training_worker)))
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        import deepspeed.ops
+
+        # On a CPU it would first compile, for most of a minute, what only its inference over several processes uses.
+        deepspeed.ops.__compatible_ops__ = {}
 
 
 def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) -> Any:
@@ -106,6 +109,8 @@ def has_flex_attention(job: TrainingJob) -> bool:
 def with_fused_kernels(model: PreTrainedModel) -> PreTrainedModel:
     """Liger's norms, rotary positions and activations (https://github.com/linkedin/Liger-Kernel) for families that it knows."""
     if is_liger_kernel_available():
+        from transformers.integrations.liger import apply_liger_kernel
+
         apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     return model
 

@@ -96,8 +96,11 @@ def test_wrong_settings_are_told_without_a_traceback(tmp_path, tiny_llama, argum
     ("arguments", "told"),
     [
         (("--task", "arithmetic"), "arithmetic makes its questions from a seed and reads no file"),
-        (("--task", "gsm8k", "--chat"), "--chat and --few-shot need --model"),
-        (("--task", "gsm8k", "--few-shot", "1"), "--chat and --few-shot need --model"),
+        (("--task", "gsm8k", "--chat"), "--chat, --few-shot and limits in tokens need --model"),
+        (("--task", "gsm8k", "--few-shot", "1"), "--chat, --few-shot and limits in tokens need --model"),
+        (("--task", "gsm8k", "--max-tokens", "100"), "--chat, --few-shot and limits in tokens need --model"),
+        (("--task", "gsm8k", "--answer", "expression"), "--answer and --field are for --task custom"),
+        (("--task", "gsm8k", "--field", "gold=solution"), "--answer and --field are for --task custom"),
     ],
 )
 def test_what_would_be_left_out_silently_is_refused(tmp_path, arguments, told):
