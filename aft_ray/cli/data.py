@@ -107,9 +107,7 @@ def check(
 def check_custom(task: TaskName, answer: str, fields: bool, console: Console) -> None:
     """Refuses what only a custom task heeds."""
     if task != "custom" and (fields or answer != ANSWER):
-        refuse(
-            f"--answer and --field are for --task custom: task {task} has answers and columns of its own.", console
-        )
+        refuse(f"--answer and --field are for --task custom: task {task} has answers and columns of its own.", console)
 
 
 @app.command(rich_help_panel=FILES)

@@ -80,12 +80,14 @@ def test_examples_come_before_a_question_in_its_conversation(tmp_path):
     assert len((tmp_path / "batch.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_setting_that_there_is_none_of_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "told"), [(("--sampling.kk", "1"), "sampling.kk"), (("--alignment.loss", "no_module:loss"), "no_module")]
+)
+def test_a_setting_that_there_is_none_of_is_refused_before_anything_is_written(tmp_path, setting, told):
     (tmp_path / "job.json").write_text(JOB.model_dump_json())
-    refused = CliRunner().invoke(
-        app, ["requests", str(tmp_path / "job.json"), "--out", str(tmp_path / "x"), "--sampling.kk", "1"]
-    )
+    refused = CliRunner().invoke(app, ["requests", str(tmp_path / "job.json"), "--out", str(tmp_path / "x"), *setting])
     assert refused.exit_code == BAD_INPUT
+    assert told in " ".join(refused.output.split())
     assert not (tmp_path / "x").exists()
 
 
