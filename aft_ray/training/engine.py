@@ -20,8 +20,8 @@ from aft_ray.training.scores import Scorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ALLOCATORS = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**21),
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**26),
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 """Of a training worker's environment, before its process starts. Batches differ in length: glibc would learn to take ever larger
