@@ -75,13 +75,14 @@ def rank(number: int, port: int, way: str, path: Path, out: Path, told: Any) -> 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=RANKS)
     from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
-    from aft_ray.training.engine import deepspeed_config
+    from aft_ray.training.engine import deepspeed_config, prepare_environment
     from aft_ray.training.export import export
     from aft_ray.training.job import TrainingJob
     from aft_ray.training.loading import load_converted, load_divided
 
     resources = ResourcesConfig(training_workers=RANKS, zero_stage=3)
     job = TrainingJob(ModelConfig(path=path, precision="fp32"), TrainingConfig(), resources, 0, {}, path, out, None)
+    prepare_environment(resources)
     load = {"ours": load_divided, "transformers": load_converted}[way]
     started = time.perf_counter()
     with Most() as loading:

@@ -3,10 +3,13 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import is_liger_kernel_available
 
@@ -80,8 +83,21 @@ def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
         return torch.optim.AdamW(trained, fused=True, **settings)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(trained, **settings)
+    with only_one_compiles("cpu_adam"):
+        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(trained, **settings)
     return optimizer
+
+
+@contextmanager
+def only_one_compiles(operator: str) -> Iterator[None]:
+    """DeepSpeed compiles an operator at its first use. PyTorch lets one process do so at a time, by a file that others wait for;
+    one killed meanwhile leaves it behind, and all later ones wait for ever. A lock that ends with its process does not."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(operator, verbose=False))
+    with FileLock(folder / "only_one_compiles"):
+        (folder / "lock").unlink(missing_ok=True)
+        yield
 
 
 def load_model(job: TrainingJob) -> PreTrainedModel:
