@@ -15,8 +15,10 @@ from aft_ray.training.head import LOGITS_AT_A_TIME, LOGITS_KEPT
 
 PROCESS = {"train": 0.6e9, "sample": 1.3e9}
 """Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. As measured by benchmarks/planning.py."""
-BUCKETS_OF_ZERO_3 = 2
-"""That a process holds on a CPU while it sends them to others, beside the one that fills. Likewise."""
+KEPT_BY_MALLOC = 1.2
+"""Of activations in a process's memory, which the allocator does not give back as they come."""
+BUCKETS = {0: 0, 1: 0, 2: 1, 3: 6}
+"""Of DeepSpeed's, by ZeRO stage, that a process holds while it sends them to others, beside the one that fills. Likewise."""
 CUDA_CONTEXT = 2.4e9
 """What a GPU holds beside PyTorch's tensors: kernels, cuBLAS. As measured by benchmarks/gpu.py, of one rank."""
 OF_GPU = 0.92
@@ -35,7 +37,7 @@ class Memory:
     process: float
     host: float = 0.0
     step: float = 0.0
-    """What the optimizer's step takes for a moment, when the activations are gone."""
+    """What the optimizer's step takes on a GPU for a moment, when the activations are gone."""
 
     @property
     def device(self) -> float:
@@ -81,9 +83,10 @@ def training_memory(
     host = offloaded + rounded + parameters_offloaded + PROCESS["train"] if on_gpu else 0.0
     activations = activation_memory(shape, training, resources, precision, longest)
     of_ranks = 2 * size * min(trained, buffers["allgather_bucket_size"]) if stage in (1, 2) and workers > 1 else 0.0
-    if not on_gpu:  # offloading then takes from the same memory
-        device_optimizer, parameters_offloaded = optimizer, 0.0
-        of_ranks = BUCKETS_OF_ZERO_3 * bucket if stage == 3 and workers > 1 else 0.0
+    if not on_gpu:  # offloading then takes from the same memory, and what a step takes is not given back
+        device_optimizer, parameters_offloaded = optimizer + step, 0.0
+        activations *= KEPT_BY_MALLOC
+        of_ranks = BUCKETS[stage] * bucket if workers > 1 else 0.0
     return Memory(
         parameters=parameters - parameters_offloaded,
         gradients=gradients,
@@ -92,7 +95,7 @@ def training_memory(
         buffers=of_ranks,
         process=CUDA_CONTEXT if on_gpu else PROCESS["train"],
         host=host,
-        step=step if not on_gpu or resources.offload == "nothing" else 0.0,
+        step=step if on_gpu and resources.offload == "nothing" else 0.0,
     )
 
 

@@ -22,17 +22,10 @@ from aft_ray.training.loading import load_divided
 from aft_ray.training.scores import Scorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-ALLOCATORS = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**26),
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
-}
-"""Of a training worker's environment, before its process starts. Batches differ in length: glibc would learn to take ever larger
-pieces from heaps, one a thread, and give back little of what lies between; on a GPU PyTorch's own allocator would do alike. What
-that takes stands in benchmarks/README.md, under the plan's memory.
-
-https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
-"""
+ALLOCATORS = {"MALLOC_ARENA_MAX": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Of a training worker's environment, before its process starts. What the thread of the forward pass has freed, that of the backward
+pass then finds in one heap (https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html), where each would
+have its own; and on a GPU PyTorch's own allocator does better with batches of different lengths."""
 
 
 def prepare_environment(resources: ResourcesConfig) -> None:

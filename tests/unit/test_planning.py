@@ -132,7 +132,7 @@ def test_adapters_take_the_memory_of_gradients_and_optimizer_and_a_third_of_the_
         training_memory(shape, TrainingConfig(lora=setting), resources, "bf16", group(256, 256, 1)) for setting in (None, lora)
     )
     assert adapted.parameters == full.parameters + 2 * trained
-    assert adapted.optimizer == 12 * trained / 8
+    assert adapted.optimizer == (12 if on_gpu else 16) * trained / 8
     assert adapted.gradients == 4 * trained / 8 + 2 * trained
     assert adapted.device < full.device - 12 * shape.parameters / 8
     flops = [training("align", shape, GSM8K, 1000, 7, setting).flops for setting in (None, lora)]

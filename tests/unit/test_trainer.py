@@ -9,7 +9,7 @@ from ray.exceptions import ActorUnavailableError
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig
 from aft_ray.training.job import TrainingJob
-from aft_ray.training.trainer import Trainer, run_workers
+from aft_ray.training.trainer import Trainer, run_workers, trainer_of
 
 LOST = train.ControllerError(ActorUnavailableError("a node went while its workers were told to begin", b"0" * 16))
 
@@ -49,3 +49,14 @@ def test_nor_after_a_mistake_of_the_controller(tmp_path, monkeypatch):
     with pytest.raises(train.ControllerError, match="a mistake"):
         run_workers(lambda _: None, job_with(2, tmp_path))
     assert len(starts) == 1
+
+
+def test_only_a_cluster_has_a_dashboard_for_ray_s_cleaner_to_ask(tmp_path, monkeypatch):
+    def has_cleaner() -> bool:
+        callbacks = trainer_of(lambda _: None, job_with(0, tmp_path))._create_default_callbacks()
+        return any("Cleaner" in type(callback).__name__ for callback in callbacks)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not has_cleaner()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert has_cleaner()
