@@ -23,9 +23,12 @@ from aft_ray.training.scores import Scorer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ALLOCATORS = {"MALLOC_ARENA_MAX": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""Of a training worker's environment, before its process starts. What the thread of the forward pass has freed, that of the backward
-pass then finds in one heap (https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html), where each would
-have its own; and on a GPU PyTorch's own allocator does better with batches of different lengths."""
+"""Of a training worker's environment, before its process starts. What the thread of the forward pass has freed, that of the
+backward pass then finds in one heap, where each would have its own; on a GPU, of batches of different lengths, PyTorch's own
+allocator loses less.
+
+https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+"""
 
 
 def prepare_environment(resources: ResourcesConfig) -> None:
