@@ -3,13 +3,10 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import is_liger_kernel_available
 
@@ -17,6 +14,7 @@ from aft_ray.config import ResourcesConfig
 from aft_ray.places import fetched
 from aft_ray.training.adapters import leave_out_frozen, with_adapters
 from aft_ray.training.attention import SHARED_PROMPT
+from aft_ray.training.compiling import compile_nothing_for_inference, only_one_compiles
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.loading import load_divided
 from aft_ray.training.scores import Scorer
@@ -37,10 +35,7 @@ def prepare_environment(resources: ResourcesConfig) -> None:
     if not resources.gpus_per_training_worker:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(max(1, int(resources.cpus_per_training_worker)))
-        import deepspeed.ops
-
-        # On a CPU it would first compile, for most of a minute, what only its inference over several processes uses.
-        deepspeed.ops.__compatible_ops__ = {}
+        compile_nothing_for_inference()
 
 
 def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) -> Any:
@@ -82,18 +77,6 @@ def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
     with only_one_compiles("cpu_adam"):
         optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(trained, **settings)
     return optimizer
-
-
-@contextmanager
-def only_one_compiles(operator: str) -> Iterator[None]:
-    """DeepSpeed compiles an operator at its first use. PyTorch lets one process do so at a time, by a file that others wait for;
-    one killed meanwhile leaves it behind, and all later ones wait for ever. A lock that ends with its process does not."""
-    from torch.utils.cpp_extension import _get_build_directory
-
-    folder = Path(_get_build_directory(operator, verbose=False))
-    with FileLock(folder / "only_one_compiles"):
-        (folder / "lock").unlink(missing_ok=True)
-        yield
 
 
 def load_model(job: TrainingJob) -> PreTrainedModel:

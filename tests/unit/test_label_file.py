@@ -54,6 +54,13 @@ def test_a_broken_row_is_told_by_line_and_the_rest_goes_on(tmp_path, line, told)
     assert [row["verdict"] for row in rows] == ["right", "wrong"]
 
 
+def test_a_kind_of_answer_that_the_task_would_not_heed_is_refused(tmp_path):
+    result, rows = label(tmp_path, map(json.dumps, ROWS), "--task", "gsm8k", "--answer", "expression")
+    assert result.exit_code == 2
+    assert "--answer and --field are for --task custom" in result.stderr
+    assert rows is None
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
