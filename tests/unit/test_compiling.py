@@ -36,7 +36,7 @@ def wait_for(file: Path, made_by: multiprocessing.Process) -> None:
 
 def test_one_waits_for_another_and_for_a_killed_one_no_longer(tmp_path):
     context = multiprocessing.get_context("spawn")
-    first, second = (context.Process(target=work, args=(tmp_path,)) for work in (compile_for_ever, compile_at_once))
+    first, second = (context.Process(target=work, args=(tmp_path,), daemon=True) for work in (compile_for_ever, compile_at_once))
     first.start()
     wait_for(tmp_path / "adam" / "lock", first)
     second.start()
