@@ -4,6 +4,11 @@ TORCH  := $(shell sed -n 's/^ *"torch==\(.*\)",/\1/p' pyproject.toml)
 READY  := .venv/.ready
 COMPILE = .venv/bin/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header pyproject.toml
 
+# Of what seldom runs (a GPU's tests, faults, benchmarks): does what it calls exist, and take what it is given?
+CALLS_ONLY = --check-untyped-defs --allow-untyped-defs --allow-incomplete-defs --allow-subclassing-any --implicit-reexport \
+  --no-warn-unused-ignores $(addprefix --disable-error-code=,arg-type assignment call-overload comparison-overlap dict-item func-returns-value \
+  has-type import-untyped index misc operator override return-value type-arg type-var union-attr var-annotated)
+
 LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)" $(COMPILE) --extra cpu --extra dev --extra docs \
        --override requirements/overrides.txt --no-emit-package torch -o requirements/cpu.txt
 
@@ -12,10 +17,12 @@ LOCK = UV_FIND_LINKS="$$(.venv/bin/pip config get global.find-links 2>/dev/null)
 quickstart: $(READY)
 	@.venv/bin/python jobs/quickstart.py
 
-# Fast ones on all cores first; then those with Ray, vLLM and DeepSpeed, which take all cores each.
+# Fast ones on all cores first; then those with Ray, vLLM and DeepSpeed, which take all cores each; on a GPU by themselves, since
+# DeepSpeed is for a CPU or for a GPU in the whole of a process.
 test: $(READY)
 	.venv/bin/python -m pytest tests/unit -n auto --dist worksteal
-	.venv/bin/python -m pytest tests --ignore tests/unit
+	.venv/bin/python -m pytest tests --ignore tests/unit --ignore tests/gpu
+	.venv/bin/python -m pytest tests/gpu
 
 # The faults that take too long for each change.
 chaos: $(READY)
@@ -26,6 +33,7 @@ check: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy $(CALLS_ONLY) tests benchmarks
 
 # The site, site/docs/index.html: needs no network, to be made or to be read. A link that leads nowhere is an error.
 docs: $(READY)

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -63,6 +63,13 @@ def sampling_demand(resources: ResourcesConfig) -> Demand:
     return Demand("sampling_actors", resources.sampling_actors[0], without_zeros(bundle), reader=True)
 
 
+def demands_of(stages: Iterable[str], resources: ResourcesConfig) -> list[Demand]:
+    """What stages of these names ask for: some train, some have engines."""
+    trains = any(name.startswith(("vft", "align", "reference")) for name in stages)
+    samples = any(name.startswith(("sample", "held-out", "evaluate")) for name in stages)
+    return [training_demand(resources)] * trains + [sampling_demand(resources)] * samples
+
+
 def without_zeros(bundle: Bundle) -> Bundle:
     return {kind: amount for kind, amount in bundle.items() if amount}
 
@@ -77,6 +84,21 @@ def check_this_machine(resources: ResourcesConfig) -> None:
         told = [f"  resources.{demand}" for demand in missing]
         had = f"This machine has {have['CPU']:g} CPU and {have['GPU']:g} GPU: submit the run to a cluster, or ask for less."
         raise NotEnoughResourcesError("\n".join(["Not enough for this run:", *told, had]))
+
+
+def check_nodes(demands: Iterable[Demand]) -> None:
+    """Raises NotEnoughResourcesError where nodes that were started by hand do not hold a demand with all other work gone.
+
+    So that what a later stage will lack is told before an earlier one has spent its hours. A node may be on its way for a while.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while os.environ.get("RAY_ADDRESS"):
+        missing = [demand for demand in demands if not holds(nodes(), demand.bundles)]
+        if not missing or not started_by_hand():
+            return
+        if time.monotonic() > deadline:
+            raise never(missing, "and none will be added to them")
+        time.sleep(2)
 
 
 def wait_for_room(demand: Demand, console: Console) -> None:
@@ -104,12 +126,15 @@ def wait_for_room(demand: Demand, console: Console) -> None:
             hopeless_since = min(hopeless_since, now) if hopeless else math.inf
             if now - hopeless_since > (PATIENCE_SECONDS if fixed else AUTOSCALER_PATIENCE_SECONDS):
                 why = "and none will be added to them" if fixed else "and its autoscaler can add none that would do"
-                raise NotEnoughResourcesError(
-                    f"The cluster will never have room for this run:\n  resources.{demand}\n"
-                    f"Its nodes: {described(nodes())}, {why}. Give it more or larger machines, or ask for less."
-                )
+                raise never([demand], why)
     finally:
         remove_placement_group(asked)
+
+
+def never(missing: Iterable[Demand], why: str) -> NotEnoughResourcesError:
+    told = [f"  resources.{demand}" for demand in missing]
+    had = f"Its nodes: {described(nodes())}, {why}. Give it more or larger machines, or ask for less."
+    return NotEnoughResourcesError("\n".join(["The cluster will never have room for this run:", *told, had]))
 
 
 def started_by_hand() -> bool:

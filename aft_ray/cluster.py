@@ -7,9 +7,14 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.data._internal.execution.backpressure_policy.downstream_capacity_backpressure_policy import (
+    DownstreamCapacityBackpressurePolicy,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LOST_READERS = 5
+MOST_WAITING = 16.0
+"""Blocks before a stage of a stream, for each that it works on: enough for all of an actor's to come at once."""
 
 
 def connect(logs: Path) -> None:
@@ -31,6 +36,10 @@ def connect(logs: Path) -> None:
     # A pool grows when its actors have as many blocks in hand as they work on at once. By itself Ray wants 1.75 times as many,
     # which none ever has.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
+    # What waits before a stage of a stream is bounded by what the stage has in hand. By itself Ray bounds it only where half of
+    # its memory is full, and of every block that waits the driver knows something: 50 KB, of a million questions a gigabyte.
+    DownstreamCapacityBackpressurePolicy.OBJECT_STORE_BUDGET_UTIL_THRESHOLD = 0.0
+    context.downstream_capacity_backpressure_ratio = MOST_WAITING
     # Ray Data reads the ends of Parquet files in actors of its own. Where one goes with its node, the task that waits for it
     # fails, which Ray takes for a mistake in our code.
     context.retried_map_errors = ["ActorDiedError", "ActorUnavailableError"]

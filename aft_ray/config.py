@@ -238,7 +238,7 @@ class ResourcesConfig(Settings):
         3, description="times that a question is asked, the last time alone, before it is given up and becomes a dead letter"
     )
     engine_seconds: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="an engine that has not started, or has finished no request, for so long is replaced"
+        600.0, description="an engine that in so long has not started, finished no request, or on a CPU made no step, is replaced"
     )
     kv_cache_gib: Positive = Field(1, description="vLLM on the CPU: its cache, per actor")
     max_failures: Annotated[int, Field(ge=0)] = Field(3, description="times that training goes on from its last checkpoint")
@@ -296,6 +296,13 @@ class RunConfig(Settings):
     def _a_chain_fits(self) -> "RunConfig":
         if self.alignment.max_tokens <= self.sampling.max_new_tokens:
             raise ValueError("alignment.max_tokens must exceed sampling.max_new_tokens, or sampled chains are left out")
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_summed_in_fp32(self) -> "RunConfig":
+        """Without ZeRO DeepSpeed sums those of bf16 in bf16, where small ones are lost."""
+        if self.model.precision == "bf16" and self.resources.zero_stage == 0:
+            raise ValueError("resources.zero_stage must be at least 1 where model.precision is bf16")
         return self
 
 

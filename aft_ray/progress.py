@@ -154,7 +154,8 @@ class StageProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.ended.set()
-        self.thread.join()
+        # Who is told to stop may have three seconds (`ray job stop`), and a look at a Ray that is ending takes ten.
+        self.thread.join(None if error is None else 1.0)
         ray.kill(self.counter)
 
     def _watch(self) -> None:

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from aft_ray.capacity import Demand, check_this_machine, sampling_demand, training_demand, wait_for_room
+from aft_ray.capacity import Demand, check_nodes, check_this_machine, demands_of, sampling_demand, training_demand, wait_for_room
 from aft_ray.cluster import connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
@@ -48,7 +48,7 @@ from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
-from aft_ray.stages import Stage, all_done, ensure, fingerprints, leading_to
+from aft_ray.stages import Stage, all_done, ensure, fingerprints, leading_to, to_come
 from aft_ray.storage import alone_in, content_of, model_fingerprint
 from aft_ray.tasks import make_tasks
 from aft_ray.tracking import Tracking, check_installed
@@ -135,14 +135,8 @@ class Run:
             manifest, skipped = ensure(self.folder, stage, manifests, self.used, self.console)
             manifests[stage.name] = manifest
             tracking.log_training(self.folder / stage.name)
-            rows.append(
-                {
-                    "name": stage.name,
-                    "seconds": 0.0 if skipped else manifest.seconds,
-                    "skipped": skipped,
-                    "counts": manifest.counts,
-                }
-            )
+            seconds = 0.0 if skipped else manifest.seconds
+            rows.append({"name": stage.name, "seconds": seconds, "skipped": skipped, "counts": manifest.counts})
         evaluations = {
             name.removeprefix("evaluate-"): read_parquet(self.folder / name / "evaluations", Evaluation)
             for name in manifests
@@ -233,7 +227,14 @@ class Run:
     def connect_for(self, demand: Demand) -> None:
         """Raises NotEnoughResourcesError where the cluster can never hold it; waits where it is full, or has to grow first."""
         connect(self.logs)
+        check_nodes(self.demands)
         wait_for_room(demand, self.console)
+
+    @cached_property
+    def demands(self) -> list[Demand]:
+        """Of all stages that are still to come. Where all candidates are given, `sample` only labels them."""
+        samples = {"sample"} if self.rounds.samples_for_training else set()
+        return demands_of({*to_come(self.folder, self.stages())} - {"sample"} | samples, self.config.resources)
 
     def progress(self, stage: str, total: int, unit: str) -> StageProgress:
         return StageProgress(self.console, stage, total, unit, self.listeners)

@@ -40,6 +40,11 @@ def all_done(folder: Place, wanted: Mapping[str, str]) -> bool:
     return all(manifest is not None and manifest.fingerprint == wanted[name] for name, manifest in found.items())
 
 
+def to_come(folder: Place, stages: Sequence[Stage]) -> list[str]:
+    """Names of those whose results are not there yet."""
+    return [name for name, wanted in fingerprints(stages).items() if not all_done(folder, {name: wanted})]
+
+
 def leading_to(goals: Iterable[str], stages: Sequence[Stage]) -> list[Stage]:
     """Those stages and all that they depend on, in the order given."""
     needed = set(goals)

@@ -174,7 +174,7 @@ class Lease:
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 self._write()
-            except OSError as error:  # a store's bad minute; the note is good for some
+            except Exception as error:  # of a store's library of any kind, in its bad minute: the note is good for some
                 logging.getLogger(__name__).warning("%s cannot be written now: %s", self.path, error)
 
     def _write(self) -> None:

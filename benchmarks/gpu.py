@@ -33,7 +33,7 @@ from figures import keep, spread, table
 from head import SHAPES
 from training import BETA, flops, groups, role_of, tokenized
 
-from aft_ray.training.engine import FOR_GPU
+from aft_ray.training.engine import ALLOCATORS
 
 QUESTIONS = {6: 72, 16: 28, 1: 320}
 """A step's, by k."""
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--ks", default="6,16,1")
     parser.add_argument("--profile", type=Path)
     given = parser.parse_args()
-    os.environ |= FOR_GPU
+    os.environ |= ALLOCATORS
     cells = [(way, int(k)) for k in given.ks.split(",") for way in ("ours", "padded")]
     found: dict[tuple[str, int], list[dict[str, float]]] = {cell: [] for cell in cells}
     heads: dict[tuple[str, str], list[dict[str, float]]] = {}

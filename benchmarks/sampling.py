@@ -120,7 +120,7 @@ def engine_arguments(settings: Any) -> dict[str, Any]:
 
     taken: dict[str, Any] = {}
 
-    def take(arguments: Any, context: Any) -> None:
+    def take(arguments: Any, context: Any, *_: Any) -> None:
         taken.update(arguments=arguments, context=context)
 
     if settings.resources.gpus_per_sampling_actor:
@@ -157,7 +157,7 @@ def bare(case: Case, copies: int = 1) -> tuple[int, float]:
 
 ARGUMENTS = (
     "model", "dtype", "max_model_len", "seed", "load_format", "logprobs_mode", "enforce_eager", "enable_chunked_prefill",
-    "max_num_batched_tokens", "disable_log_stats",
+    "max_num_batched_tokens", "block_size", "disable_log_stats",
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, RunConfig, SamplingConfig
 from aft_ray.losses import LOSSES, loss_function, needs_reference
-from aft_ray.storage import write_atomically
+from aft_ray.places import write_atomically
 from schemas import CandidateGroup, Question, read_parquet, write_parquet
 
 ROOT = Path(__file__).parent.parent
@@ -132,13 +132,14 @@ def prepare_seed(seed: int, folder: Path, console: Console) -> Path:
 
     from aft_ray.cluster import connect
     from aft_ray.run import Run
+    from aft_ray.stages import ensure
     from aft_ray.training.trainer import score_references
 
     run = Run(seed_config(seed, folder), console)
     run.folder.mkdir(parents=True, exist_ok=True)
     manifests: dict[str, Any] = {}
     for stage in run.stages()[:3]:
-        manifests[stage.name], _ = run.ensure(stage, manifests)
+        manifests[stage.name], _ = ensure(run.folder, stage, manifests, {}, console)
     out = run.folder / "references"
     if not (out / "done").exists():
         write_graded(run.folder, seed)
@@ -154,7 +155,7 @@ def prepare_seed(seed: int, folder: Path, console: Console) -> Path:
 
 def write_graded(folder: Path, seed: int) -> None:
     """Groups for ranking, of the training questions that have a reference."""
-    from benchmarks.study_candidates import graded
+    from study_candidates import graded
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "vft" / "model")
     questions = [q for q in read_parquet(folder / "questions", Question) if q.split == "train" and q.reference is not None]
@@ -170,9 +171,10 @@ def write_graded(folder: Path, seed: int) -> None:
 def run_arm(arm: Arm, folder: Path) -> dict[str, Any]:
     """Train and measure. In a process of its own."""
     logging.disable(logging.WARNING)
+    import study_candidates
+
     from aft_ray.training.job import TrainingJob
     from aft_ray.training.trainer import run_training
-    from benchmarks import study_candidates
 
     seed_folder, out = folder / f"seed-{arm.seed}", folder / "arms" / arm.name
     shutil.rmtree(out, ignore_errors=True)
@@ -230,14 +232,21 @@ def _rounded(value: float | None) -> float | None:
 
 def measure_model(model: Path, seed_folder: Path, arm: Arm) -> dict[str, Any]:
     """Greedy answers on validation or test; on held-out groups the scores of the VFT model's samples; samples of its own."""
+    import study_candidates
+
     from aft_ray.config import LabellingConfig
-    from aft_ray.sampling.engine import EngineSettings
+    from aft_ray.sampling.engine import Engine, EngineSettings
     from aft_ray.sampling.stream import EvaluationActor
     from aft_ray.tasks import TASKS
     from aft_ray.tasks.arithmetic import generate
-    from benchmarks import study_candidates
 
-    actor = EvaluationActor(
+    class Alone(EvaluationActor):
+        """Without Ray, whose other actors would ask its questions if it failed."""
+
+        def __init__(self, settings: EngineSettings) -> None:
+            self.settings, self.engine, self.sampled = settings, Engine(settings), False
+
+    actor = Alone(
         EngineSettings(
             model=ModelConfig(path=model, precision="fp32"),
             model_fingerprint=arm.name,
@@ -246,8 +255,7 @@ def measure_model(model: Path, seed_folder: Path, arm: Arm) -> dict[str, Any]:
             labelling=LabellingConfig(),
             resources=ResourcesConfig(),
             seed=arm.seed,
-        ),
-        sampled=False,
+        )
     )
     split, number = ("validation", VALIDATION) if arm.part == "search" else ("test", TEST)
     from jobs.quickstart import JOB
@@ -268,7 +276,6 @@ def measure_model(model: Path, seed_folder: Path, arm: Arm) -> dict[str, Any]:
         return greedy, await all_of(groups[:SAMPLED], sampled) + await all_of(groups[SAMPLED:], False)
 
     greedy, assessed = asyncio.run(work())
-    actor.engine.llm.shutdown()
     return study_candidates.measures(greedy, assessed)
 
 
@@ -330,7 +337,7 @@ def main() -> None:
             run_all(list(searches(finished())), given.folder.absolute(), console)
         chosen = [arm for arm in arms(found_rates()) if given.parts is None or arm.part in given.parts.split(",")]
         run_all(chosen, given.folder.absolute(), console)
-    from benchmarks.study_report import write
+    from study_report import write
 
     write(finished())
 

@@ -15,7 +15,7 @@ from aft_ray.config import LabellingConfig, PromptConfig
 from aft_ray.evaluation.measures import measure
 from aft_ray.labelling import label_group
 from aft_ray.losses.boundary import boundaries
-from aft_ray.sampling.given import GivenCandidate, GivenGroup, make_group
+from aft_ray.sampling.given import GivenCandidate, make_group
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.tokens import tokenize_questions
 from schemas import Candidate, CandidateGroup, Evaluation, Question
@@ -50,10 +50,8 @@ def graded(question: Question, other: Question, tokenizer: Any, seed: int) -> Ca
         if number <= results:
             chains.append(_with_false_results(question.reference or "", number, draw))
     chains.append(other.reference)
-    given = GivenGroup(
-        question=question.text, candidates=[GivenCandidate(text=c or "", rank=rank) for rank, c in enumerate(chains, 1)]
-    )
-    group = make_group(given, question, tokenizer, False, "graded")
+    given = [GivenCandidate(text=chain or "", rank=rank) for rank, chain in enumerate(chains, 1)]
+    group = make_group(given, question, tokenizer, chat=False)
     return label_group(group, TASKS["arithmetic"], LabellingConfig())
 
 

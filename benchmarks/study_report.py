@@ -197,6 +197,6 @@ def paint_betas(results: Results, axes: Any) -> None:
 
 
 def write(rows: Sequence[Row]) -> None:
-    from benchmarks.study_text import page
+    from study_text import page
 
     PAGE.write_text(page(Results(rows)), encoding="utf-8")

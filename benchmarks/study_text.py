@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aft_ray.evaluation.statistics import over_seeds
-from benchmarks.study import AFT, BETAS, FEWER_SEEDS, KS, NOISE, RATES, REFERENCES, SEEDS, TEST, TRAIN, VALIDATION, K
-from benchmarks.study_report import (
+from study import AFT, BETAS, FEWER_SEEDS, KS, NOISE, RATES, REFERENCES, SEEDS, TEST, TRAIN, VALIDATION, K
+from study_report import (
     Results,
     Row,
     draw,
@@ -22,6 +21,8 @@ from benchmarks.study_report import (
     share,
     table,
 )
+
+from aft_ray.evaluation.statistics import over_seeds
 
 READING = Path(__file__).parent / "study_reading.md"
 CONSTRAINED = {"rrhf": ("rrhf_dc", "rrhf_bc"), "pro": ("pro_dc", "pro_bc"), "unconstrained": ("dc", "bc")}

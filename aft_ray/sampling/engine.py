@@ -18,6 +18,7 @@ from schemas import Candidate, FinishReason
 
 # Text and tables made token by token cost more than a small model itself: the text is decoded once, at the end.
 COMPACT = {"detokenize": False, "flat_logprobs": True}
+TOKENS_PER_BLOCK = 32
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -65,6 +66,8 @@ class Engine:
             load_format="safetensors",
             trust_remote_code=False,
             logprobs_mode="raw_logprobs",
+            # What chains of a question share is kept in whole blocks, which on a CPU are 128 tokens: as long as a prompt.
+            block_size=None if on_gpu else TOKENS_PER_BLOCK,
             # Compiling takes 40 s on a CPU, longer than a small run samples.
             enforce_eager=not on_gpu,
             # vLLM 0.32 on the CPU dies on a prompt that is split over two steps of a request with a seed
@@ -80,7 +83,7 @@ class Engine:
 
             self.llm: Any = AsyncLLM.from_engine_args(arguments, usage_context=context)
         else:
-            self.llm = InProcessEngine(arguments, context)
+            self.llm = InProcessEngine(arguments, context, self.watchdog.hear)
 
     async def sample(
         self, prompt_ids: Sequence[int], n: int, temperature: float, top_p: float, seed: int

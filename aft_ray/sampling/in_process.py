@@ -7,7 +7,7 @@ one outlives it.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,9 +19,11 @@ class EngineDeadError(RuntimeError):
 class InProcessEngine:
     """As AsyncLLM: `generate` may be called many times at once, and all requests that are under way are batched."""
 
-    def __init__(self, arguments: Any, usage_context: Any) -> None:
+    def __init__(self, arguments: Any, usage_context: Any, stepped: Callable[[], None]) -> None:
+        """`stepped` is called after every step, in the engine's thread."""
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        self.stepped = stepped
         self.engine = LLMEngine.from_engine_args(arguments, usage_context=usage_context)
         self.asked: SimpleQueue[tuple[Any, Any, str]] = SimpleQueue()
         self.answers: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = {}
@@ -45,6 +47,7 @@ class InProcessEngine:
                 for output in self.engine.step():
                     if output.finished:
                         self._answer(output.request_id, output)
+                self.stepped()
         except BaseException as error:  # whatever it is, nobody may wait for ever
             self.dead = error
             for request_id in list(self.answers):

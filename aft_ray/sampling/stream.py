@@ -27,6 +27,9 @@ from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, co
 # little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's.
 ROWS_PER_BLOCK = (16, 64)
 BLOCKS_IN_FLIGHT, BLOCKS_PER_ACTOR = 16, 64
+# One task reads a whole file, and waits most of the time for the engines. With a whole CPU of the two that a laptop has it would
+# leave none to label and write: of a million questions nothing would be committed before the last was read.
+CPUS_TO_READ, CPUS_TO_WRITE = 0.25, 0.5
 
 
 class SamplingActor:
@@ -197,8 +200,12 @@ def _rows(records: Place, wanted: Callable[[pa.Table], pa.Table], size: int, str
     end.
     """
     path, filesystem = for_ray_data(records)
-    rows = ray.data.read_parquet(path, filesystem=filesystem).map_batches(wanted, batch_format="pyarrow", batch_size=None)
-    return rows.repartition(target_num_rows_per_block=size, strict=strict)
+    rows = ray.data.read_parquet(path, filesystem=filesystem, num_cpus=CPUS_TO_READ)
+    rows = rows.map_batches(wanted, batch_format="pyarrow", batch_size=None, num_cpus=CPUS_TO_READ)
+    rows = rows.repartition(target_num_rows_per_block=size, strict=strict)
+    # It takes no num_cpus, and is done in the task that reads only where it has the same.
+    rows._logical_plan.dag.ray_remote_args["num_cpus"] = CPUS_TO_READ  # type: ignore[attr-defined]
+    return rows
 
 
 def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> None:
@@ -246,7 +253,8 @@ def _write_blocks(blocks: ray.data.Dataset, work: Callable[[pa.Table], pa.Table]
             commit(made, folder, stream)
         return pa.table({"rows": [len(made)]})
 
-    for _ in blocks.map_batches(write, batch_format="pyarrow", batch_size=None).iter_batches(batch_size=None):
+    written = blocks.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=CPUS_TO_WRITE)
+    for _ in written.iter_batches(batch_size=None):
         pass
 
 

@@ -70,6 +70,7 @@ def save_by_file(model: Any, writer: Writer | None, dtype: torch.dtype) -> None:
         held = {name: whole(tensors[name], dtype, writer is not None, adapters.get(name)) for name in names}
         if writer is not None:
             writer.save(file, {name: tensor for name, tensor in held.items() if tensor is not None})
+        del held  # before those of the next file are there
         weight_map |= dict.fromkeys(names, file)
     if writer is not None and len(parts) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}

@@ -34,7 +34,8 @@ def prepare_resuming(job: TrainingJob) -> None:
     snapshot = folder / SNAPSHOT
     if not snapshot.exists():
         return
-    found = {path.parent.name: About(**json.loads(path.read_text())) for path in folder.glob(f"checkpoint_*/{ABOUT}")}
+    read = {path.parent.name: about_in(path.read_bytes()) for path in folder.glob(f"checkpoint_*/{ABOUT}")}
+    found = {name: about for name, about in read.items() if about is not None}
     for about in found.values():
         for setting in ("zero_stage", "offload"):
             then, now = getattr(about, setting), getattr(job.resources, setting)
@@ -50,6 +51,14 @@ def prepare_resuming(job: TrainingJob) -> None:
         write_atomically(snapshot, json.dumps(listing({name: found[name] for name in kept})))
     else:
         snapshot.unlink()
+
+
+def about_in(content: bytes) -> About | None:
+    """None where a kill or a full disk left it broken: its checkpoint is then as good as gone."""
+    try:
+        return About(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
 
 
 def names_in(snapshot: str) -> list[str] | None:

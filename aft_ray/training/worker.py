@@ -168,10 +168,15 @@ def train_step(engine: Any, loss: GlobalLoss, batch: list[Example], job: Trainin
     totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=engine.device)
     deepspeed.comm.all_reduce(totals)
     measures = batch_measures(dict(zip(sums, totals.tolist(), strict=True)))
+    with_zero = job.resources.zero_stage > 0
+    if not with_zero:  # DeepSpeed then tells no norm
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        measures["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
     if all_finite(measures):
         engine.step()
-        norm = engine.get_global_grad_norm()
-        measures["gradient_norm"] = None if norm is None else float(norm)
+        if with_zero:
+            norm = engine.get_global_grad_norm()
+            measures["gradient_norm"] = None if norm is None else float(norm)
     return measures
 
 

@@ -6,8 +6,8 @@ Each run goes into benchmarks/results/chaos.json by its seed, and the table is o
 
 The cluster is Ray's own for tests, real processes on this machine: a head with the driver, two nodes beside it. A run is started,
 and started again with the same command where its driver was killed, until it ends. Asserted of every run: each question is there
-once; VFT's model is bitwise that of the undisturbed run; so is the aligned one where the sampled chains are the same, and vLLM
-samples the same where it batches the same, which a killed actor may change.
+once, with its chains; VFT's model is bitwise that of the undisturbed run; so is the aligned one where the sampled chains are the
+same, and vLLM samples the same where it batches the same, which a killed actor may change.
 """
 
 import argparse
@@ -134,6 +134,8 @@ def examine(folder: Path, outcome: Outcome, undisturbed: Path | None) -> None:
     run = folder / "chaos"
     groups = read_parquet(run / "sample" / "groups", CandidateGroup)
     ids = [group.question.question_id for group in groups]
+    given_up = [group.question.question_id for group in groups if group.failure is not None]
+    assert not given_up, f"no question is to blame for a kill: {given_up}"
     outcome.lost, outcome.doubled = TRAIN + HELD_OUT - len(set(ids)), len(ids) - len(set(ids))
     if undisturbed is None:
         return

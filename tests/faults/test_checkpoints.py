@@ -16,7 +16,7 @@ from aft_ray.tasks.arithmetic import generate
 from aft_ray.training import trainer, worker
 from aft_ray.training.divergence import DivergedError
 from aft_ray.training.job import TrainingJob
-from aft_ray.training.snapshot import ABOUT, SNAPSHOT, About, listing
+from aft_ray.training.snapshot import ABOUT, SNAPSHOT, About, listing, names_in, prepare_resuming
 from aft_ray.training.trainer import run_training
 from schemas import Question, write_parquet
 from tests.conftest import tokenized
@@ -77,6 +77,15 @@ def undisturbed(job) -> TrainingJob:
     return job
 
 
+@pytest.fixture(scope="module")
+def undisturbed_alone(job, tmp_path_factory) -> TrainingJob:
+    """In this process: nothing to start, and to rounding the same."""
+    resources = job.resources.model_copy(update={"training_workers": 0})
+    alone = replace(job, out=tmp_path_factory.mktemp("alone"), resources=resources)
+    run_training(alone)
+    return alone
+
+
 def history(job: TrainingJob) -> list[dict[str, float]]:
     return json.loads((job.out / "training.json").read_text())["history"]
 
@@ -101,11 +110,10 @@ def stopped_at(step: int, job: TrainingJob, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.chaos)])
-def test_a_broken_newest_checkpoint_and_another_number_of_workers_change_nothing(
-    workers, job, undisturbed, tmp_path, monkeypatch
-):
+def test_a_broken_newest_checkpoint_and_another_number_of_workers_change_nothing(workers, job, tmp_path, monkeypatch, request):
     """Stopped at step 7, its checkpoint of step 6 broken, an orphan beside it: it goes on from step 4, with 2 workers or 1."""
     disturbed = replace(job, out=tmp_path)
+    undisturbed = request.getfixturevalue("undisturbed" if workers == 2 else "undisturbed_alone")
     stopped_at(7, disturbed, monkeypatch)
     (_, newest) = checkpoints(disturbed)
     broken = sorted(newest.rglob("*optim_states.pt"))[0]
@@ -174,6 +182,23 @@ def test_a_loss_that_is_no_number_stops_training_at_once_and_names_its_questions
     assert not (disturbed.out / "diverged.json").exists(), "the next run tries again"
 
 
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_gradient_that_is_no_number_stops_training_too(zero_stage, job, tmp_path, monkeypatch):
+    usual = worker.start_engine
+
+    def with_an_infinite_gradient(*given, **named):
+        engine = usual(*given, **named)
+        parameter = next(engine.module.parameters())
+        parameter.register_hook(lambda gradient: gradient * float("inf"))
+        return engine
+
+    monkeypatch.setattr(worker, "start_engine", with_an_infinite_gradient)
+    disturbed = replace(job, out=tmp_path, resources=ResourcesConfig(training_workers=0, zero_stage=zero_stage))
+    with pytest.raises(DivergedError, match="step 1: gradient_norm no finite number any more"):
+        run_training(disturbed)
+    assert not (disturbed.out / "model").exists()
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("step", [1, 2, 3, STEPS])
 def test_a_worker_that_fails_at_a_step_changes_nothing(step, job, undisturbed, tmp_path, monkeypatch):
@@ -198,6 +223,23 @@ def test_ray_s_list_of_checkpoints_half_written_loses_none_of_them(job, undistur
     monkeypatch.setattr(trainer, "train_worker", failing(FailAt(3, value=float("nan"))))
     run_training(disturbed)
     assert history(disturbed) == history(undisturbed)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 4, "wor', b"[]", b'{"step": 4}', b"\xff\xfe"])
+@pytest.mark.parametrize("where", ["checkpoint_2", "checkpoint_of_a_killed_worker"])
+def test_a_checkpoint_that_no_longer_says_what_it_is_keeps_nobody_from_going_on(content, where, job, tmp_path):
+    """The newest one that was reported, or an orphan, as a full disk or a kill leaves it."""
+    folder = tmp_path / "checkpoints"
+    kept = {"checkpoint_1": About(2, 2, 3, "nothing"), "checkpoint_2": About(4, 2, 3, "nothing")}
+    for name, told in kept.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / ABOUT).write_text(json.dumps(asdict(told)))
+    (folder / SNAPSHOT).write_text(json.dumps(listing(kept)))
+    (folder / where).mkdir(exist_ok=True)
+    (folder / where / ABOUT).write_bytes(content)
+    prepare_resuming(replace(job, out=tmp_path))
+    names = names_in((folder / SNAPSHOT).read_text())
+    assert names == (["checkpoint_1"] if where in kept else list(kept))
 
 
 def test_checkpoints_of_another_zero_stage_are_refused_and_named(job, tmp_path):

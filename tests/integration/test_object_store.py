@@ -1,6 +1,8 @@
 """A run directory in an object store: a real S3 server (moto's) on this machine, real requests over HTTP."""
 
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,13 +11,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from upath import UPath
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
-
+from botocore.exceptions import HTTPClientError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
@@ -32,6 +35,11 @@ from aft_ray.training.trainer import run_training
 from schemas import CandidateGroup, Question, StageManifest, count_rows, read_parquet, write_parquet
 from tests.conftest import tokenized
 
+ROOT = Path(__file__).parent.parent.parent
+SMALL = """
+    --vft.epochs 1 --alignment.epochs 1 --task.difficulty 1 --task.train_questions 300 --task.references 16
+    --task.test_questions 20 --sampling.k 2 --resources.sampling_actors [1,1] --resources.training_workers 1
+"""
 MANIFEST = StageManifest(stage="s", fingerprint="f", settings={}, inputs={}, counts={}, seconds=1.0, versions={})
 
 
@@ -150,8 +158,18 @@ def test_a_second_run_is_refused_until_the_first_has_ended(bucket, monkeypatch):
     monkeypatch.setattr(Lease, "SECONDS", 0.5)
     monkeypatch.setattr(Lease, "STALE", 3.0)
     folder = bucket / "runs" / "c"
+    usual, failed = Lease._write, threading.Event()
+
+    def failing_once(lease):
+        if not failed.is_set() and threading.current_thread() is not threading.main_thread():
+            failed.set()
+            raise HTTPClientError(error="a store's bad minute")  # no OSError
+        usual(lease)
+
+    monkeypatch.setattr(Lease, "_write", failing_once)
     with alone_in(folder):
         time.sleep(4)  # longer than a note stays fresh that is not written anew
+        assert failed.is_set()
         with pytest.raises(TwoRunsError, match="another run is at work there"), alone_in(folder):
             pass
     with alone_in(folder):
@@ -224,6 +242,37 @@ def test_ray_data_and_ray_train_write_there(bucket, ray_session, tiny_llama):
     )  # fmt: skip
     label_candidates(folder / "given.parquet", folder / "groups", settings, Counter.remote())
     assert [found.question for found in read_parquet(folder / "groups", CandidateGroup)] == [asked]
+
+
+@pytest.mark.chaos
+def test_a_whole_run_lives_there_and_goes_on_where_its_driver_was_killed(bucket, tmp_path):
+    folder = bucket / "runs" / "whole"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"AWS_ENDPOINT_URL": bucket.storage_options["endpoint_url"]}
+    environment |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    command = [sys.executable, str(ROOT / "jobs" / "quickstart.py"), "--name", "whole", "--runs_dir", "s3://bucket/runs"]
+    command += SMALL.split()
+    with (tmp_path / "first.log").open("w") as log:
+        driver = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not any("/groups/" in str(file) and file.suffix == ".parquet" for file in files_below(folder)):
+        assert driver.poll() is None, (tmp_path / "first.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    driver.kill()
+    driver.wait()
+    while True:
+        again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+        if "another run is at work there" not in again.stdout:
+            break
+        assert time.monotonic() < deadline + Lease.STALE
+        time.sleep(5)  # the killed one's note goes stale
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert re.search(r"vft +done before", again.stdout)
+    assert [model["n"] for model in json.loads((folder / "summary.json").read_text())["models"]] == [20, 20]
+    assert "<figure" in (folder / "report.html").read_text()
+    ids = [group.question.question_id for group in read_parquet(folder / "sample" / "groups", CandidateGroup)]
+    assert len(ids) == len(set(ids)) == 320
 
 
 @pytest.mark.chaos

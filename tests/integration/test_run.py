@@ -315,8 +315,8 @@ def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(f
     resources = small_config.resources.model_copy(update={"sampling_actors": (1, 2), "training_workers": 0})
     alignment = small_config.alignment.model_copy(update={"loss": "dpo", "options": {"beta": 0.2}})
     changed = {"alignment": alignment, "resources": resources, "rounds": 2, "runs_dir": tmp_path}
-    made, summary, printed = execute(small_config.model_copy(update=changed))
-    assert made == ["reference", "align", "evaluate-aft", "sample-2", "align-2", "evaluate-aft-2"]
+    made, _, printed = execute(small_config.model_copy(update=changed), "align")
+    assert made == ["reference", "align", "sample-2", "align-2"]
     assert 'alignment.loss: "bc" -> "dpo"' in printed
     folder = tmp_path / "small"
     model = AutoModelForCausalLM.from_pretrained(folder / "vft" / "model", dtype=torch.float32)
@@ -332,8 +332,6 @@ def test_another_loss_and_a_second_round_make_what_depends_on_them_and_say_why(f
     for stage in ("align", "align-2"):
         start = json.loads((folder / stage / "training.json").read_text())["history"][0]
         assert 0 < start["alignment_loss"] <= math.log(2) + 1e-3
-    assert [m["name"] for m in summary["models"] if m["task"] == "arithmetic"] == ["vft", "aft", "aft-2"]
-    assert [c["model"] for c in summary["comparisons"] if c["task"] == "arithmetic"] == ["aft", "aft-2"]
 
 
 def assert_references(folder, groups, model):

@@ -1,4 +1,4 @@
-"""Ctrl-C while engines are at work: the run ends at once, says how to go on, and leaves nothing running."""
+"""Ctrl-C or SIGTERM while engines are at work: the run ends at once, says how to go on, and leaves nothing behind."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from aft_ray.cli import INTERRUPTED
+from aft_ray.cli import INTERRUPTED, TERMINATED
 from schemas import CandidateGroup, read_parquet
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,8 +23,10 @@ SMALL = """
 
 
 @pytest.mark.chaos
-def test_control_c_leaves_a_run_that_goes_on_and_no_processes(tmp_path):
+@pytest.mark.parametrize(("told_to_stop", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+def test_who_is_told_to_stop_leaves_a_run_that_goes_on_no_processes_and_no_shared_memory(told_to_stop, status, tmp_path):
     ray.shutdown()
+    shared_before = set(os.listdir("/dev/shm"))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "jobs/quickstart.py", "--name", "stopped", "--runs_dir", str(tmp_path), *SMALL.split()]
     # Started in the background of a shell, this process ignores the signal, and what it starts would too.
@@ -37,12 +39,13 @@ def test_control_c_leaves_a_run_that_goes_on_and_no_processes(tmp_path):
         time.sleep(0.1)
     processes = psutil.Process(driver.pid).children(recursive=True)
     assert any("SamplingActor" in " ".join(process.cmdline()) for process in processes if process.is_running())
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(told_to_stop)
     told, _ = driver.communicate(timeout=60)
-    assert driver.returncode == INTERRUPTED
+    assert driver.returncode == status
     assert "Stopped. The same command goes on from here." in told
     _, left = psutil.wait_procs(processes, timeout=30)
     assert not left
+    assert set(os.listdir("/dev/shm")) <= shared_before
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0, again.stdout[-3000:]
     assert re.search(r"vft +done before", again.stdout)

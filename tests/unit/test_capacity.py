@@ -2,7 +2,16 @@
 
 import pytest
 
-from aft_ray.capacity import NotEnoughResourcesError, check_this_machine, holds, sampling_demand, training_demand
+from aft_ray import capacity
+from aft_ray.capacity import (
+    NotEnoughResourcesError,
+    check_nodes,
+    check_this_machine,
+    demands_of,
+    holds,
+    sampling_demand,
+    training_demand,
+)
 from aft_ray.cluster import own_cpus
 from aft_ray.config import ResourcesConfig
 
@@ -41,6 +50,42 @@ def test_a_machine_that_is_too_small_is_told_by_which_settings(monkeypatch):
 def test_a_cluster_is_not_judged_by_this_machine(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     check_this_machine(ResourcesConfig(training_workers=10_000))
+
+
+@pytest.fixture
+def cluster_by_hand(monkeypatch):
+    """As Ray tells of one: four nodes with a CPU and a GPU each. (A real one: tests/submission.)"""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setattr(capacity, "nodes", lambda: [{"CPU": 2.0, "GPU": 1.0}] * 4)
+    monkeypatch.setattr(capacity, "started_by_hand", lambda: True)
+    monkeypatch.setattr(capacity, "PATIENCE_SECONDS", 0.0)
+
+
+def test_what_a_later_stage_will_lack_is_told_before_the_first(cluster_by_hand, monkeypatch):
+    resources = ResourcesConfig(training_workers=4, gpus_per_training_worker=1, gpus_per_sampling_actor=2)
+    check_nodes(demands_of(["vft"], resources))
+    with pytest.raises(NotEnoughResourcesError) as refused:
+        check_nodes(demands_of(["vft", "sample", "align"], resources))
+    told = str(refused.value)
+    assert "resources.sampling_actors: 1 x 0.5 CPU and 2 GPU, and 1 CPU to read and label\n" in told
+    assert "training_workers" not in told
+    assert "Its nodes: 4 with 2 CPU and 1 GPU, and none will be added" in told
+    monkeypatch.setattr(capacity, "started_by_hand", lambda: False)
+    check_nodes(demands_of(["vft", "sample", "align"], resources))  # an autoscaler may have larger ones
+
+
+@pytest.mark.parametrize(
+    ("stages", "settings"),
+    [
+        ([], []),
+        (["questions"], []),
+        (["reference-2"], ["training_workers"]),
+        (["held-out", "evaluate-aft"], ["sampling_actors"]),
+        (["questions", "vft", "sample", "align"], ["training_workers", "sampling_actors"]),
+    ],
+)
+def test_stages_ask_for_what_their_kind_needs(stages, settings):
+    assert [demand.setting for demand in demands_of(stages, ResourcesConfig())] == settings
 
 
 def test_what_a_stage_must_have_at_once():

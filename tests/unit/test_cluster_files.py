@@ -193,6 +193,11 @@ def test_the_dashboard_is_on_localhost_and_asks_for_a_token(name):
     assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
 
 
+@pytest.mark.parametrize("name", KUBERAY)
+def test_under_kuberay_the_dashboard_asks_for_a_token(name):
+    assert cluster_spec(name)["authOptions"] == {"mode": "token"}
+
+
 def test_versions_are_those_of_the_package():
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE))
     assert f">={arguments['PYTHON_VERSION']}" == PROJECT["requires-python"]

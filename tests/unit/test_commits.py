@@ -1,13 +1,14 @@
 """What an interrupted stream left, and what is made of it."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from aft_ray.sampling.attempts import NothingIsAnsweredError
-from aft_ray.sampling.commits import committed, each_once, without
+from aft_ray.sampling.commits import commit, committed, each_once, without
 from aft_ray.sampling.dead_letters import answered
 from schemas import CandidateGroup, Evaluation, Failure, Question, read_parquet, to_table, write_parquet
 
@@ -47,6 +48,25 @@ def test_a_file_that_was_being_written_is_removed(kept, tmp_path):
     (tmp_path / "2.parquet").write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     assert committed(tmp_path).to_pylist() == ["a"]
     assert [file.name for file in tmp_path.iterdir()] == ["1.parquet"]
+
+
+def test_what_a_writer_killed_inside_a_commit_left_is_removed(tmp_path, monkeypatch):
+    table = to_table(CandidateGroup, [group("a")])
+
+    def killed(*_, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", killed)  # who is killed tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            commit(table, tmp_path, "stream")
+    (half,) = tmp_path.iterdir()
+    assert half.suffix == ".partial"
+    assert committed(tmp_path).to_pylist() == []
+    assert not half.exists()
+    commit(table, tmp_path, "stream")
+    assert committed(tmp_path).to_pylist() == ["a"]
 
 
 def test_a_file_with_a_flipped_bit_is_made_again_where_a_stage_goes_on_and_told_where_it_is_read(tmp_path):

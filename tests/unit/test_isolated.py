@@ -73,7 +73,7 @@ def test_hanging_calls_in_a_row_leave_everything_as_it_was():
     isolated, before = Isolated(0.05), psutil.Process()
     isolated.load(f"{HERE}:hang_in_c")
     descriptors, children = before.num_fds(), len(before.children())
-    for _ in range(100):
+    for _ in range(40):
         assert isolated.call(f"{HERE}:hang_in_c").failure == "took longer than 0.05 s"
     assert isolated.call(f"{HERE}:double", 1).value == 2
     assert (before.num_fds(), len(before.children())) == (descriptors, children)

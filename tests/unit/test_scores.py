@@ -148,6 +148,10 @@ def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, w
         torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
 
 
+def ids_of(share) -> set[str]:
+    return {example.question_id for part in share.with_gradient for example in part}
+
+
 @given(
     batch=st.lists(examples, min_size=1, max_size=12),
     world_size=st.integers(1, 5),
@@ -164,6 +168,8 @@ def test_every_chain_goes_to_one_pass_of_one_rank_within_the_budget(batch, world
     assert passes == {
         (max(len(share.parts) for share in shares), max(len(share.parts) + len(share.micro_batches) for share in shares))
     }
+    loads = [sum(cost(e, layout) for e in batch if e.question_id in ids_of(share)) for share in shares]
+    assert max(loads) - min(loads) <= max(cost(e, layout) for e in batch), "a rank has more by a question than it should"
     for part in filter(None, parts):
         tokens = make_batch(part).input_ids_RL.numel() if layout == "rows" else sum(cost(e, layout) for e in part)
         assert tokens <= budget or len(part) == len(part[0].chains) == 1

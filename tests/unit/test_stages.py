@@ -112,6 +112,20 @@ def test_a_stage_is_made_anew_where_what_it_comes_from_has_changed(settings, cha
     assert {name for name in before if before[name] == after.get(name)} == set(same.split())
 
 
+@pytest.mark.parametrize(
+    ("until", "settings", "asked"),
+    [
+        ("sample", {}, "training_workers sampling_actors"),
+        ("sample", {"sample_from": "base"}, "sampling_actors"),
+        ("sample", {"given": TRAIN, "alignment": BASE}, ""),
+        ("align", {"given": TRAIN, "alignment": BASE}, "training_workers"),
+        (None, {"given": TRAIN, "alignment": BASE}, "training_workers sampling_actors"),
+    ],
+)
+def test_of_a_cluster_is_asked_what_some_stage_to_come_needs(until, settings, asked, run):
+    assert " ".join(demand.setting for demand in run(until, **settings).demands) == asked
+
+
 def test_only_questions_that_came_with_candidates_are_asked_in_later_rounds(run):
     one, more = (run(given=number, only_given=True, alignment=BASE, rounds=2) for number in (1, 2))
     assert [question.question_id for question in one.rounds.asked_in("sample-2")] == [one.rounds.train[0].question_id]
