@@ -15,11 +15,11 @@ from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, Sampli
 from aft_ray.heartbeat import keep_beating
 from aft_ray.progress import Counter
 from aft_ray.sampling import stream
-from aft_ray.sampling.commits import each_once
+from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
-from schemas import Candidate, CandidateGroup, iter_parquet, read_parquet, write_parquet
+from schemas import Candidate, CandidateGroup, read_parquet, write_parquet
 
 QUESTIONS = 400
 
@@ -53,8 +53,8 @@ def label(folder: Path, out: Path) -> None:
 
 
 def labelled_once(ids: list[str], out: Path) -> bool:
-    """Raises where one is missing or there twice."""
-    found = each_once(ids, iter_parquet(out, CandidateGroup), lambda group: group.question.question_id)
+    """As a run looks at them. Raises where one is missing or there twice."""
+    found = answered(out, CandidateGroup, ids, lambda group: group.question.question_id)
     return all(candidate.label is not None for group in found for candidate in group.candidates)
 
 
@@ -111,7 +111,7 @@ def test_a_driver_killed_again_and_again_while_files_are_committed_loses_and_dou
         assert all(file.read_bytes() == content for file, content in kept.items())
         kept = {file: file.read_bytes() for file in out.glob("*.parquet") if readable(file)}
         assert len(kept) < 25
-    label(tmp_path / "groups", out)
+    label(tmp_path / "groups", out)  # at once: tasks of the one that was killed may still be writing
     assert labelled_once(ids, out)
     assert kept
     assert all(file.read_bytes() == content for file, content in kept.items())
