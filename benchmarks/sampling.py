@@ -11,7 +11,8 @@ figures are kept by their number: run again with another, they stand beside each
 ours          questions in Parquet -> sampling, labelling -> records in Parquet; one actor
 vllm          vllm.LLM.generate of the same requests (n = k), the same engine settings
 vllm by rows  the same with each question k times
-ray.data.llm  each question k times, which is how it is asked there, Parquet to Parquet, nothing labelled; begun, at the latest,
+ray.data.llm  each question k times, which is how it is asked there, Parquet to Parquet, nothing labelled; the same settings, but
+              blocks of vLLM's own size, which on a CPU are as long as a prompt and share none of it; begun, at the latest,
               when the earliest of its requests was asked: when a row came out of the engine less what the engine took
 transformers  generate with num_return_sequences = k, in batches of 8 questions
 """
@@ -171,7 +172,8 @@ def by_ray_data_llm(case: Case) -> tuple[int, float]:
 
     from aft_ray.cluster import connect
 
-    arguments = {name: value for name, value in engine_arguments(settings_of(case)).items() if name != "model"}
+    arguments = engine_arguments(settings_of(case))
+    del arguments["model"], arguments["block_size"]
     parameters = {
         "n": 1,
         "temperature": 1.0,
