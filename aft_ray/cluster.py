@@ -2,6 +2,9 @@
 
 import logging
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ def connect(logs: Path) -> None:
     own: dict[str, Any] = {"address": "local", "num_cpus": own_cpus(), "include_dashboard": False}
     options = own if is_own_ray() else {"address": os.environ["RAY_ADDRESS"]}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    if threading.current_thread() is threading.main_thread():
+        # In the place of Ray's own handler, which aborts the process where its end takes more than three seconds.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     for name in ("ray", "ray.data", "ray.train"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
