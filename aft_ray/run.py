@@ -230,11 +230,12 @@ class Run:
         check_nodes(self.demands)
         wait_for_room(demand, self.console)
 
-    @cached_property
+    @property
     def demands(self) -> list[Demand]:
         """Of all stages that are still to come. Where all candidates are given, `sample` only labels them."""
-        samples = {"sample"} if self.rounds.samples_for_training else set()
-        return demands_of({*to_come(self.folder, self.stages())} - {"sample"} | samples, self.config.resources)
+        names = to_come(self.folder, self.stages())
+        asking = [name for name in names if name != "sample" or self.rounds.samples_for_training]
+        return demands_of(asking, self.config.resources)
 
     def progress(self, stage: str, total: int, unit: str) -> StageProgress:
         return StageProgress(self.console, stage, total, unit, self.listeners)

@@ -126,6 +126,17 @@ def test_of_a_cluster_is_asked_what_some_stage_to_come_needs(until, settings, as
     assert " ".join(demand.setting for demand in run(until, **settings).demands) == asked
 
 
+def test_what_is_done_asks_for_nothing(run):
+    """A cluster may then be one that could not have done it."""
+    done = run("align")
+    for name in ("questions", "vft", "sample"):
+        (done.folder / name).mkdir(parents=True)
+        wanted = fingerprints(done.stages())[name]
+        manifest = StageManifest(stage=name, fingerprint=wanted, settings={}, inputs={}, counts={}, seconds=1, versions={})
+        (done.folder / name / "manifest.json").write_text(manifest.model_dump_json())
+    assert [demand.setting for demand in done.demands] == ["training_workers"]
+
+
 def test_only_questions_that_came_with_candidates_are_asked_in_later_rounds(run):
     one, more = (run(given=number, only_given=True, alignment=BASE, rounds=2) for number in (1, 2))
     assert [question.question_id for question in one.rounds.asked_in("sample-2")] == [one.rounds.train[0].question_id]
