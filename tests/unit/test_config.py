@@ -82,6 +82,7 @@ def test_the_environment_sets_nothing(monkeypatch):
         (["--name", "../elsewhere"], "name"),
         (["--task.name", "gsm8k"], "task"),
         (["--sampling.max_new_tokens", "5000"], "max_tokens"),
+        (["--resources.zero_stage", "0"], "must be at least 1 where model.precision is bf16"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path_and_exit_code_2(arguments, path, capsys):
