@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from aft_ray.config import LabellingConfig, PromptConfig, TaskConfig
 from aft_ray.isolated import NotLoadableError, shared
-from aft_ray.tasks import BadInputError, QuestionSet, Task, make_tasks, read_questions
+from aft_ray.tasks import BadInputError, QuestionSet, Task, make_tasks, own_checks, read_questions
 from aft_ray.tasks.answers import check_answer
 from aft_ray.tasks.base import chain, prompt
 from aft_ray.tasks.files import where
@@ -81,9 +81,8 @@ def check_questions(
 
 def load_functions(tasks: dict[str, Task], labelling: LabellingConfig) -> None:
     """Raises BadInputError where a function of the user's cannot be imported, now and not after hours of sampling."""
-    named = [task.answer.isolated for task in tasks.values() if task.answer.name == "function"]
     faults = []
-    for function in [*named, labelling.reward]:
+    for function in [*own_checks(tasks), labelling.reward]:
         try:
             if function is not None:
                 shared(labelling.check_seconds).load(function)

@@ -9,7 +9,6 @@ given, `sample` labels them, and `held-out` samples the questions of the evaluat
 """
 
 import json
-from collections import Counter
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from aft_ray.capacity import Demand, check_nodes, check_this_machine, demands_of
 from aft_ray.cluster import connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
 from aft_ray.data_check import Limits, check_questions, print_report
-from aft_ray.evaluation.measures import evaluation_of_sampler
+from aft_ray.evaluation.measures import count_verdicts, evaluation_of_sampler
 from aft_ray.evaluation.summary import summarise
 from aft_ray.heartbeat import Use
 from aft_ray.labelling import count_labels
@@ -48,9 +47,9 @@ from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
-from aft_ray.stages import Stage, all_done, ensure, fingerprints, leading_to, to_come
-from aft_ray.storage import alone_in, content_of, model_fingerprint
-from aft_ray.tasks import make_tasks
+from aft_ray.stages import EARLIER, Stage, all_done, ensure, fingerprints, leading_to, to_come
+from aft_ray.storage import alone_in, code_of, content_of, model_fingerprint
+from aft_ray.tasks import make_tasks, own_checks
 from aft_ray.tracking import Tracking, check_installed
 from aft_ray.training.job import TOLD, TrainingJob
 from aft_ray.training.trainer import run_training, score_references
@@ -186,7 +185,7 @@ class Run:
             stages.append(Stage(reference, scored | model, inputs, partial(self.make_references, number)))
             inputs += (reference,)
         trained = {"alignment": config.alignment.model_dump(mode="json"), "task_weights": self.task_weights()}
-        seed = {"seed": config.seed + number - 1}
+        seed = {"seed": config.seed + number - 1} | code_of([config.alignment.loss])
         stages.append(Stage(align, trained | seed | model, inputs, partial(self.make_aligned, number)))
         evaluation = {"samples": config.evaluation.samples}
         stages.append(Stage(evaluate, evaluation, (align, rounds.held_out_in), partial(self.make_evaluation, number)))
@@ -194,6 +193,7 @@ class Run:
 
     def sampling_stages(self, number: int) -> list[Stage]:
         """Candidates, labelled."""
+        labelling = self.config.labelling
         model, inputs = self.origin(self.rounds.sampler(number))
         # What these choose is what a stage depends on.
         sampling = self.config.sampling.model_dump(mode="json", exclude={"sample_from", "only_given", "candidates_file"})
@@ -203,7 +203,7 @@ class Run:
 
         def stage(name: str, settings: dict[str, Any], *inputs: str) -> Stage:
             settings = settings | {
-                "labelling": self.config.labelling.model_dump(mode="json"),
+                "labelling": labelling.model_dump(mode="json") | code_of([labelling.reward, *own_checks(self.tasks)]),
                 "given": content_of(self.rounds.given_in(name)),
             }
             make, renew = partial(self.make_candidates, name, number), partial(self.relabel, name)
@@ -326,13 +326,14 @@ class Run:
             connect(self.logs)
         groups = make_folder(out / "groups")
         settings = self.engine_settings(rounds.sampler(number) if to_sample else "base", number)
+        earlier = len(committed(groups))
         with self.progress(stage, len(asked), "questions") as counter:
-            counter.add.remote(len(committed(groups)))
+            counter.add.remote(earlier)
             self.label_given(stage, out, settings, counter)
             if to_sample:
                 others = frozenset(question.question_id for question in self.questions) - to_sample
                 sample_candidates(self.folder / "questions", groups, settings, counter, others)
-        return self.count_candidates(stage, groups)
+        return self.count_candidates(stage, groups) | ({EARLIER: earlier} if earlier else {})
 
     def label_given(self, stage: str, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
         """The candidates from the user's file, labelled; the ids of their questions."""
@@ -365,17 +366,16 @@ class Run:
     def make_evaluation(self, number: int, out: Place) -> dict[str, int]:
         self.connect_for(sampling_demand(self.config.resources))
         evaluations, settings = make_folder(out / "evaluations"), self.engine_settings(in_round("align", number))
+        earlier = len(committed(evaluations))
         with self.progress(in_round("evaluate-aft", number), len(self.rounds.held_out), "questions") as counter:
-            counter.add.remote(len(committed(evaluations)))
+            counter.add.remote(earlier)
             groups, sampled = self.folder / self.rounds.held_out_in / "groups", self.config.evaluation.samples
             evaluate_model(groups, evaluations, settings, counter, sampled)
-        return self.count_verdicts(evaluations)
+        return self.count_verdicts(evaluations) | ({EARLIER: earlier} if earlier else {})
 
     def count_verdicts(self, evaluations: Place) -> dict[str, int]:
         held_out = [question.question_id for question in self.rounds.held_out]
-        records = list(answered(evaluations, Evaluation, held_out, lambda record: record.question_id))
-        verdicts = Counter(record.greedy.verdict if record.greedy else "unknown" for record in records)
-        return {"questions": len(records)} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
+        return count_verdicts(answered(evaluations, Evaluation, held_out, lambda record: record.question_id))
 
     @property
     def model(self) -> Place:

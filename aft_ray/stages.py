@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from aft_ray.heartbeat import Use
 from aft_ray.places import Place, write_atomically
 from aft_ray.storage import differences, fingerprint, finish_interrupted, read_manifest, remove_leftovers, stage_folder, versions
 from schemas import StageManifest
+
+EARLIER = "of an earlier start"
+"""Of what a manifest counts, what an interrupted start had made: its seconds are the last start's alone."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def ensure(
     if found is not None:
         changes = differences(found.settings, stage.settings)
         changes += [f"{name} has changed" for name in inputs if found.inputs.get(name) != inputs[name]]
-        console.print(f"[yellow]↻[/] {stage.name:<13} again, because {'; '.join(changes)}", highlight=False)
+        console.print(f"[yellow]↻[/] {stage.name:<13} again, because {escape('; '.join(changes))}", highlight=False)
     make = stage.make
     if found is not None and stage.renew is not None and found.inputs == inputs:
         changed = {
@@ -91,5 +95,5 @@ def ensure(
         )
         write_atomically(out / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{told}[/]", highlight=False)
+    console.print(f"[green]✓[/] {stage.name:<13} {manifest.seconds:.0f} s  [dim]{escape(told)}[/]", highlight=False)
     return manifest, False

@@ -9,8 +9,9 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def model_fingerprint(folder: Place) -> str:
 def content_of(records: Sequence[Record]) -> str:
     """A fingerprint of records."""
     return hashlib.sha256("".join(record.model_dump_json() for record in records).encode()).hexdigest()[:16]
+
+
+def code_of(functions: Iterable[str | None]) -> dict[str, Any]:
+    """What a stage depends on of functions of the user's, `module:name`: the files that they are in."""
+    found: dict[str, str] = {}
+    for function in functions:
+        spec = find_spec((function or "").partition(":")[0]) if ":" in (function or "") else None
+        if function is not None and spec is not None and spec.origin is not None and Path(spec.origin).is_file():
+            found[function] = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+    return {"code": found} if found else {}
 
 
 def read_manifest(stage: Place) -> StageManifest | None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 from figures import keep, table
-from loading import LAYERS_OF_1B, make_model
+from loading import LAYERS_OF_1B, RANKS, make_model
 from loading import measure as measure_load
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -139,6 +139,7 @@ def training(model: Path, data: Path, zero_stage: int) -> list[tuple[str, float,
 
 
 def load(layers: int) -> list[tuple[str, float, float]]:
+    from aft_ray.planning.memory import loaded_at_once
     from aft_ray.planning.shape import ModelShape
 
     with tempfile.TemporaryDirectory() as name:
@@ -147,10 +148,8 @@ def load(layers: int) -> list[tuple[str, float, float]]:
             process.apply(make_model, (path, layers))
         held = max(rank["load"] for rank in measure_load("ours", path, Path(name) / "out").values())
         shape = ModelShape(path)
-    largest = max(parameter.numel() for parameter in shape.model.parameters())
-    # Its half, the largest parameter whole, as it is made, and its half of a head that is then tied.
-    planned = 4.0 * (shape.parameters / 2 + 1.5 * largest)
-    return [(f"load of {shape.parameters / 1e9:.2f} B parameters on 2 ranks, ZeRO-3", planned, held)]
+    planned = 4.0 * loaded_at_once(shape, RANKS)
+    return [(f"load of {shape.parameters / 1e9:.2f} B parameters on {RANKS} ranks, ZeRO-3", planned, held)]
 
 
 def main() -> None:

@@ -9,14 +9,15 @@ at once   the engine answers at once: seconds of wall time a question, on this m
 paced     the engine takes `latency` for each of `slots` requests at once: the share of slot-seconds that stood empty between the
           first question and the last answer, the last wave included
 
-What the driver's resident memory grew by is over what it was after a first stream of 1,000, with counting the records as a run
-does; the questions themselves, which a run's driver holds, are not there. An engine that answers at once outruns the labels, and
-of every block that waits for them the driver knows something: 50 KB.
+Each stream has a driver of its own. What its resident memory grew by is over what it was after a first stream of 1,000, with
+counting the records as a run does; the questions themselves, which a run's driver holds, are not there.
 """
 
 import argparse
 import asyncio
+import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -79,6 +80,20 @@ def write_questions(folder: Path, number: int) -> None:
             writer.write_table(to_table(Question, rows))
 
 
+def in_own_driver(number: int, slots: int, latency: float) -> dict[str, float]:
+    import ray
+
+    from aft_ray.cluster import connect
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which Ray's workers cannot import
+    with tempfile.TemporaryDirectory() as folder:
+        connect(Path(folder))
+        stream(WARM_UP, 10**6, 0.0)
+        found = stream(number, slots, latency, memory())
+        ray.shutdown()
+    return found
+
+
 def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, float]:
     """One stream of so many questions; of the driver, by how many MB it then stood above `base` bytes at most."""
     from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig
@@ -112,15 +127,14 @@ def stream(number: int, slots: int, latency: float, base: int = 0) -> dict[str, 
                 self.asking = Asking(attempts, 3, stream.id_of_question, self.sample, self.give_up)
 
         usual, stream.SamplingActor = stream.SamplingActor, SleepingActor  # type: ignore[misc]
-        before = memory()
         ids = [f"{i:08}" for i in range(number)]  # a run's driver holds its questions, so these are not counted
+        of_ids = sys.getsizeof(ids) + sum(map(sys.getsizeof, ids))
         with Most() as most:
             started = time.time()
             stream.sample_candidates(folder / "questions", folder / "groups", settings, Counter.remote())
             seconds = time.time() - started
             records = each_once(ids, iter_parquet(folder / "groups", CandidateGroup), lambda group: group.question.question_id)
             counts = count_labels(records)
-            of_ids = most.before - before
         stream.SamplingActor = usual  # type: ignore[misc]
         assert (counts["groups"], counts["candidates"]) == (number, number * K), counts
         first, last, busy = map(float, told.read_text().split())
@@ -139,7 +153,7 @@ class Most:
 
     def __enter__(self) -> "Most":
         self.ended = threading.Event()
-        self.before = self.memory = memory()
+        self.memory = memory()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
         return self
@@ -154,10 +168,6 @@ class Most:
 
 
 def main() -> None:
-    import ray
-
-    from aft_ray.cluster import connect
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at-once", default="10000,100000")
     parser.add_argument("--paced", default="10000,100000")
@@ -167,19 +177,15 @@ def main() -> None:
     wanted = [(int(number), 10**6, 0.0) for number in given.at_once.split(",") if number]
     wanted += [(int(number), given.slots, given.latency) for number in given.paced.split(",") if number]
     lines, figures = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        connect(Path(folder))
-        stream(WARM_UP, 10**6, 0.0)
-        base = memory()
-        for number, slots, latency in wanted:
-            found = stream(number, slots, latency, base)
-            print(number, found, flush=True)
-            pace = [f"{latency:g}, {slots} at once", "", f"{100 * found['waiting']:.1f} %"]
-            at_once = ["0", f"{1000 * found['seconds'] / number:.2f}", ""]
-            grew = f"{found['driver_grew_mb']:.0f}"
-            lines.append([f"{number:,}", *(pace if latency else at_once), grew, f"{found['files']:,.0f}"])
-            figures.append({"questions": number, "latency": latency, "slots": slots} | found)
-        ray.shutdown()
+    for number, slots, latency in wanted:
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            found = process.apply(in_own_driver, (number, slots, latency))
+        print(number, found, flush=True)
+        pace = [f"{latency:g}, {slots} at once", "", f"{100 * found['waiting']:.1f} %"]
+        at_once = ["0", f"{1000 * found['seconds'] / number:.2f}", ""]
+        grew = f"{found['driver_grew_mb']:.0f}"
+        lines.append([f"{number:,}", *(pace if latency else at_once), grew, f"{found['files']:,.0f}"])
+        figures.append({"questions": number, "latency": latency, "slots": slots} | found)
     heading = ["questions", "engine's seconds a question", "ms a question", "engine waits", "driver grew by, MB", "files"]
     keep("streaming", {"cpus": os.cpu_count(), "k": K, "tokens": TOKENS, "runs": figures}, table(heading, lines))
 

@@ -15,6 +15,9 @@ from schemas import Question
 ROOT = Path(__file__).parent.parent
 ORDER = ("unit", "integration", "faults", "submission", "gpu")
 
+# What breaks must not keep anybody waiting: on two cores, the training or sampling that goes on behind a fault with it.
+WITHIN = pytest.mark.timeout(240, func_only=True)
+
 # Machines differ in speed by more than any deadline allows for.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")

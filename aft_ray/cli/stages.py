@@ -1,5 +1,6 @@
 """Commands that make a run, or a part of it: run, sample, align, eval; and requests, for candidates from elsewhere."""
 
+import json
 import os
 import re
 import shlex
@@ -73,7 +74,9 @@ def evaluate(
     if model is None:
         run_job(opened, context.args)
     else:
-        run_job(model_alone(opened, model), context.args, "evaluate-base")
+        config = parse_or_exit(model_alone(opened, model), context.args, Console())
+        refuse_another(config)
+        run_job(config, [], "evaluate-base")
 
 
 @app.command(**OF_A_JOB)
@@ -141,7 +144,16 @@ def model_alone(job: RunConfig, model: Path) -> RunConfig:
     return job.model_copy(
         update={
             "name": f"{job.name}-eval-{name}",
-            "model": ModelConfig(path=model, precision=job.model.precision),
+            "model": ModelConfig(path=path, precision=job.model.precision),
             "sampling": job.sampling.model_copy(update={"candidates_file": None, "only_given": False}),
         }
     )
+
+
+def refuse_another(config: RunConfig) -> None:
+    """Exits with 2 where a run of that name has evaluated another model, which would be lost."""
+    file = config.runs_dir / config.name / "config.json"
+    before = json.loads(file.read_text())["model"]["path"] if file.is_file() else str(config.model.path)
+    if before != str(config.model.path):
+        told = f"{file.parent} holds the evaluation of {before}. Give that of {config.model.path} a name of its own: --name NAME"
+        refuse(told, Console())

@@ -1,6 +1,7 @@
 """What is measured of a model on held-out questions: task and assessment accuracy (arXiv 2309.02144, section 3), samples."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -52,11 +53,18 @@ def evaluation_of_sampler(group: CandidateGroup) -> Evaluation:
     )
 
 
+def count_verdicts(evaluations: Iterable[Evaluation]) -> dict[str, int]:
+    """What a manifest says of an evaluation: questions, and greedy chains by verdict."""
+    verdicts = Counter(evaluation.greedy.verdict if evaluation.greedy else "unknown" for evaluation in evaluations)
+    return {"questions": verdicts.total()} | {str(verdict): count for verdict, count in sorted(verdicts.items(), key=str)}
+
+
 def measure(evaluations: Sequence[Evaluation]) -> Measures:
     ordered = sorted(evaluations, key=lambda evaluation: evaluation.question_id)
     with_pairs = [e for e in ordered if e.positive_scores and e.negative_scores]
     sampled = [e for e in ordered if e.samples]
     majority = {e.question_id: majority_is_right(e.samples) for e in sampled}
+    uncounted = {e.task for e in sampled if majority[e.question_id] is None}  # by a function, to which some may be unknown
     greedy = [e.greedy for e in ordered if e.greedy is not None]
     return Measures(
         right=[e.greedy is not None and e.greedy.verdict == "right" for e in ordered],
@@ -65,7 +73,7 @@ def measure(evaluations: Sequence[Evaluation]) -> Measures:
         positive_scores=[score for e in with_pairs for score in e.positive_scores],
         negative_scores=[score for e in with_pairs for score in e.negative_scores],
         k=min((len(e.samples) for e in sampled), default=0),
-        majority={question: value for question, value in majority.items() if value is not None},
+        majority={e.question_id: majority[e.question_id] or 0.0 for e in sampled if e.task not in uncounted},
         passed={e.question_id: (len(e.samples), sum(c.verdict == "right" for c in e.samples)) for e in sampled},
         repeated=[repeated_share(chain.token_ids) for chain in greedy],
         endless=[chain.finish_reason == "length" for chain in greedy],

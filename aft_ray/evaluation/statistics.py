@@ -57,7 +57,7 @@ def paired_proportions_p(before: Sequence[bool], after: Sequence[bool]) -> float
 def paired_means_p(before: Sequence[float], after: Sequence[float]) -> float:
     """Sign-flip permutation test of the mean difference over questions, two-sided, its resampling seeded."""
     difference = np.asarray(after) - np.asarray(before)
-    if not difference.any():
+    if len(difference) < 2 or not difference.any():  # of one question either sign is as far from none
         return 1.0
     result = stats.permutation_test(
         (difference,), np.mean, permutation_type="samples", n_resamples=RESAMPLES * 5, batch=RESAMPLES_AT_ONCE, rng=0

@@ -38,11 +38,13 @@ class Memory:
     host: float = 0.0
     step: float = 0.0
     """What the optimizer's step takes on a GPU for a moment, when the activations are gone."""
+    loading: float = 0.0
+    """What the model takes while it is loaded, when nothing else is there yet."""
 
     @property
     def device(self) -> float:
-        lasting = self.parameters + self.gradients + self.optimizer + self.buffers + self.process
-        return lasting + max(self.activations, self.step)
+        training = self.parameters + self.gradients + self.optimizer + self.buffers + max(self.activations, self.step)
+        return self.process + max(training, self.loading)
 
 
 def training_memory(
@@ -96,7 +98,18 @@ def training_memory(
         process=CUDA_CONTEXT if on_gpu else PROCESS["train"],
         host=host,
         step=step if on_gpu and resources.offload == "nothing" else 0.0,
+        loading=size * loaded_at_once(shape, workers if stage == 3 else 1) - parameters_offloaded,
     )
+
+
+def loaded_at_once(shape: ModelShape, ranks: int) -> float:
+    """Numbers that each of these ranks holds at most while it loads its share: that, the largest parameter whole, as it is made
+    before it is divided, and where the head is tied the share of the one that it had before."""
+    if ranks == 1:
+        return float(shape.parameters)
+    largest = max(parameter.numel() for parameter in shape.model.parameters())
+    tied = shape.head if shape.config.tie_word_embeddings else 0
+    return (shape.parameters + tied) / ranks + largest
 
 
 def activation_memory(

@@ -11,6 +11,7 @@ from rich.console import Console
 from aft_ray.places import Place, write_atomically
 from aft_ray.report import pictures
 from aft_ray.report.found import FoundRun
+from aft_ray.stages import EARLIER
 from schemas import StageManifest
 
 REPORT = "report.html"
@@ -138,7 +139,7 @@ def stage_row(run: FoundRun, manifest: StageManifest) -> dict[str, Any]:
         tokens = sum([step or 0.0 for step in training.values("tokens")], 0.0)
         rate = f"{tokens / sum(training.seconds):,.0f} tokens/s in steps"
     elif manifest.seconds and (done := manifest.counts.get("groups") or manifest.counts.get("questions")):
-        rate = f"{done / manifest.seconds:,.1f} questions/s"
+        rate = f"{(done - manifest.counts.get(EARLIER, 0)) / manifest.seconds:,.1f} questions/s"
     skipped = next(stage["skipped"] for stage in run.summary["stages"] if stage["name"] == manifest.stage)
     return {
         "name": manifest.stage,

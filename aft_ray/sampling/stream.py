@@ -24,8 +24,10 @@ from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, r
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
 # Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
-# little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's.
-ROWS_PER_BLOCK = (16, 64)
+# little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's, of which the driver
+# remembers 5 KB. A block's chains are in a worker's memory all at once: as Python's numbers, some 100 bytes a token.
+ROWS_PER_BLOCK = (16, 256)
+TOKENS_OF_BLOCK = 2**20
 BLOCKS_IN_FLIGHT, BLOCKS_PER_ACTOR = 16, 64
 # One task reads a whole file, and waits most of the time for the engines. With a whole CPU of the two that a laptop has it would
 # leave none to label and write: of a million questions nothing would be committed before the last was read.
@@ -188,9 +190,11 @@ def label_candidates(
 
 
 def rows_per_block(records: Place, settings: EngineSettings) -> int:
-    """As many as leave every actor enough blocks."""
+    """As many as leave every actor enough blocks, and a worker enough memory."""
     smallest, largest = ROWS_PER_BLOCK
-    return max(smallest, min(largest, count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)))
+    of_actor = count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)
+    fit = TOKENS_OF_BLOCK // (settings.sampling.k * settings.sampling.max_new_tokens)
+    return max(smallest, min(largest, of_actor, fit))
 
 
 def _rows(records: Place, wanted: Callable[[pa.Table], pa.Table], size: int, strict: bool = False) -> ray.data.Dataset:

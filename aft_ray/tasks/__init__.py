@@ -52,6 +52,11 @@ def make_task(config: TaskConfig) -> Task:
     return task if config.template is None else dataclasses.replace(task, template=config.template)
 
 
+def own_checks(tasks: dict[str, Task]) -> list[str]:
+    """Functions of the user's that check answers, `module:name`."""
+    return [task.answer.isolated for task in tasks.values() if task.answer.name == "function" and task.answer.isolated]
+
+
 def read_questions(config: TaskConfig, seed: int) -> QuestionSet:
     """The questions of all tasks. Raises BadInputError with every fault of all files, and where two rows contradict each other.
 

@@ -17,7 +17,7 @@ SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10*
 MINUS = r"\-\u2212\u2013\u2011"
 CURRENCY = r"(?:(?:US|A|C)?\$|[\u20ac\u00a3\u20b9\u00a5]|Rs\.?(?=[\s\d])|USD\b|EUR\b)"
 NUMBER = re.compile(
-    rf"""(?P<sign>[{MINUS}+]|(?:negative|minus)\b)? \s? {CURRENCY}? \s? (?P<sign2>[{MINUS}]?)
+    rf"""(?P<sign>[{MINUS}+]|(?i:negative|minus)\b)? \s? {CURRENCY}? \s? (?P<sign2>[{MINUS}]?)
     (?: (?P<whole>\d{{1,3}}(?:,\d{{3}})+(?!\d)|(?<=[$\u20ac\u00a3])\d{{1,3}}(?:[ ]\d{{3}})+(?![\d.,])
           |\d{{1,2}}(?:,\d\d)+,\d{{3}}(?!\d)|\d+) (?P<decimals>\.\d+)?
       | (?P<bare>\.\d+) )

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 # The model goes on to a question of its own, or to another turn: no part of the answer to ours.
 NEXT_QUESTION = re.compile(
     r"\n[\s#>*_]{0,20}(?:(?:next|new|another|follow-up)\s+)?(?:question|problem|example|exercise|q|human|user|instruction|input)"
-    r"\s*(?P<number>\d+)?\s*(?:[:.)]|[*_]+\s*:|[*_]+\s*\n)|\n\#+\s*(?:question|problem|example|exercise|instruction|input)\b",
+    r"\s*(?P<number>\d+)?\s*(?:[:.)]|[*_]+\s*:|[*_]+\s*\n)"
+    r"|(?P<heading>\n\#+\s*(?:question|problem|example|exercise|instruction|input))\s*\d*[ \t]*\n",
     re.IGNORECASE,
 )
 NEXT_TURN = re.compile(
     r"<\|[a-z_]+\|>|</s>|<eos>|<(?:start|end)_of_turn>(?:model\b|user\b)?|\[/?INST\]|<\uff5c[a-z\u2581]+\uff5c>", re.IGNORECASE
 )
+# `#### Step 2` and `#### 2. Costs` are headings of ours, and no answers.
+STEP = r"\s*(?:\*\*)?\s*(?:step\b|\d+\.\s+[A-Za-z])"
 # After `#### 15` (or `The answer is 15.`, or an option, and an empty line) another story that ends in a question.
 NEXT_STORY = re.compile(
-    r"####[^\n]*\n(?=(?:[^\n]*\n){0,9}?[^\n]*\?[ \t]*\n)|(?:\banswer is|^\W{0,9}[A-J][.)])[^\n]*\n[ \t]*\n(?=[^\n]*\?[ \t]*\n)"
+    rf"####(?!(?i:{STEP}))[^\n]*\n(?=(?:[^\n]*\n){{0,9}}?[^\n]*\?[ \t]*\n)"
+    r"|(?:\banswer is|^\W{0,9}[A-J][.)])[^\n]*\n[ \t]*\n(?=[^\n]*\?[ \t]*\n)"
 )
 
 
@@ -43,13 +47,21 @@ def _has_headings(t: str) -> bool:
 
 
 def goes_on_to_another(text: str) -> bool:
-    """Whether the text was done with our question before it ended."""
+    """Whether the text was done with our question before it ended. Tokens around the one turn, or that end it, are no other."""
+    if _has_turns(text):
+        turns = [part for part in NEXT_TURN.split(text) if part and not part.isspace()]
+        if len(turns) > 1:
+            return True
+        text = "".join(turns)
     return len(own_part(text)) < len(text)
 
 
 def _ends(text: str) -> Iterator[int]:
-    """Where the model goes on to another question; a numbered one may be a part of ours, where nothing was answered yet."""
+    """Where the model goes on to another question.
+
+    One that is numbered, or a heading (`### Problem`), may be a part of ours, where nothing was answered yet.
+    """
     for heading in NEXT_QUESTION.finditer(text):
-        before = text[: heading.start()]
-        if before.strip() and (heading["number"] is None or re.search("nswer|NSWER|####|oxed", before)):
+        before, of_ours = text[: heading.start()], heading["number"] is not None or heading["heading"] is not None
+        if before.strip() and (not of_ours or re.search("nswer|NSWER|####|oxed", before)):
             yield heading.start()

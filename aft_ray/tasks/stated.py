@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from aft_ray.tasks.own_part import own_part
+from aft_ray.tasks.own_part import STEP, own_part
 from aft_ray.tasks.sentences import SENTENCES, WINDOW, Kind, Statement
 from aft_ray.tasks.unmarked import unmarked
 
@@ -79,7 +79,7 @@ TAKEN_BACK = re.compile(
     re.IGNORECASE,
 )
 TAKEN_BACK_AT_ONCE = re.compile(
-    r"[^.!?\n]{0,60}?[.!?\u2026,)\u2014-]+\s+(?:oh,?\s+)?(?:(?:no|actually)\b,?\s*|(?:but\s+)?(?:that|this)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+(?:right|correct))\b)"
+    r"[^.!?\n]{0,60}?[.!?\u2026,)\u2014-]+\s+(?:oh,?\s+)?(?:(?:no\b(?=\s*[,.!:;\u2026\u2014-]|\s+(?:wait|it|that|this|I|the\s+answer)\b|\s+[\d$(\\])|actually\b),?\s*|(?:but\s+)?(?:that|this)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+(?:right|correct))\b)"
     r"(?:[^.\n]{0,30}\b(?:wrong|incorrect|not\s+(?:right|correct))\b)?",
     re.IGNORECASE,
 )
@@ -109,7 +109,7 @@ JOINED_BOX = re.compile(
     r"\\boxed\s*\{([^{}]*)\}\s*\$?\s*(?:,|,?\s*(?:\\text\s*\{\s*)?\b(?:and|or)\b\s*\}?)\s*(?:and\s+|or\s+)?\$?\s*(?:\\[a-z]+\s*)?(?:[a-z]\s*=\s*)?$"
 )
 OPENING, BRACE = re.compile(r"\s*\{"), re.compile(r"(?<!\\)[{}]")
-HEADING = re.compile(r"\s*(?:\*\*)?\s*(?:step\b|\d+\.\s+[A-Za-z])", re.IGNORECASE)
+HEADING = re.compile(STEP, re.IGNORECASE)
 # `The answer is not 8` takes nothing back but an 8.
 DENIAL = re.compile(r"[\s*_]*not\s+(?![^.\n]*\bbut\b)", re.IGNORECASE)
 Reader = Callable[[Statement], str | None]

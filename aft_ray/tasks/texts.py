@@ -27,7 +27,7 @@ def stated_text(text: str, choices: tuple[str, ...] = ()) -> str | None:
 
 
 def _read(statement: Statement) -> str | None:
-    found = to_plain(statement.words.strip().partition("\n")[0]).replace("\u2019", "'").strip(EDGES)
+    found = _trimmed(to_plain(statement.words.strip().partition("\n")[0]).replace("\u2019", "'"))
     if not found or REFUSED.search(Statement(found, "line").sentence):
         return UNREADABLE if statement.kind == "marker" else None
     if statement.kind in ("line", "first") and len(SAID_BEFORE.sub("", found).split()) > MAX_WORDS:
@@ -45,6 +45,13 @@ def compare_texts(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> V
     return "unknown" if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) else "wrong"
 
 
+def _trimmed(text: str) -> str:
+    """Without what stands around it; the minus of a number stays."""
+    found = text.strip(EDGES)
+    start = text.find(found)
+    return f"-{found}" if found[:1].isdigit() and text[max(0, start - 1) : start] == "-" else found
+
+
 @functools.lru_cache(maxsize=4096)
 def _folded(text: str) -> str:
     """Without case, articles, surplus white space, and the typography of quotes, accents and abbreviations."""
@@ -52,5 +59,5 @@ def _folded(text: str) -> str:
     words = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text).split()
     if len(words) > 1 and words[0] in ("a", "an", "the"):
         words = words[1:]
-    folded = re.sub(r"(?<=\b\w)\.\s?(?=\w\b)", "", " ".join(words).strip(EDGES))
+    folded = re.sub(r"(?<=\b\w)\.\s?(?=\w\b)", "", _trimmed(" ".join(words).replace("\u2212", "-")))
     return re.sub(r"(?<=\d) (?=[a-z]{1,2}\b)", "", folded)

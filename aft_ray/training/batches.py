@@ -74,6 +74,11 @@ class Batch:
     chain_lengths_C: Tensor
 
     @property
+    def width(self) -> int:
+        """Tokens of a row."""
+        return int(self.input_ids_RL.shape[1])
+
+    @property
     def padding_mask_RL(self) -> Tensor:
         """1 where a token is, 0 for padding; never a row of zeros, of which some models make NaN."""
         mask_RL = (self.question_RL >= 0).long()

@@ -37,9 +37,7 @@ class Scorer(nn.Module):
 
     def _log_likelihoods(self, batch: Batch) -> Tensor:
         if batch.layout == "plain":
-            # What a model does by itself, its own mask, positions and logits.
-            logits_RLV = self.model(input_ids=batch.input_ids_RL, attention_mask=batch.padding_mask_RL, use_cache=False).logits
-            logits_TV = logits_RLV.flatten(0, 1)[batch.predictor_T].float()
+            logits_TV = self._own_logits(batch).float()
             return logits_TV.gather(1, batch.target_ids_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
         attention = attention_arguments(batch, self.model.config._attn_implementation)
         hidden_RLH = self.model.base_model(
@@ -49,6 +47,15 @@ class Scorer(nn.Module):
             **attention,
         ).last_hidden_state
         return self.head(hidden_RLH.flatten(0, 1)[batch.predictor_T], batch.target_ids_T)
+
+    def _own_logits(self, batch: Batch) -> Tensor:
+        """[T, V], what a model does by itself: its own mask, positions and head. Where all rows have prompts none are made."""
+        row_T, column_T = batch.predictor_T // batch.width, batch.predictor_T % batch.width
+        kept_K, place_T = torch.unique(column_T, return_inverse=True)
+        logits_RKV: Tensor = self.model(
+            input_ids=batch.input_ids_RL, attention_mask=batch.padding_mask_RL, use_cache=False, logits_to_keep=kept_K
+        ).logits
+        return logits_RKV[row_T, place_T]
 
 
 class GlobalLoss:

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import psutil
@@ -176,10 +176,11 @@ def table(outcomes: list[Outcome], calm_seconds: list[float]) -> str:
 def keep(seed: int, outcome: Outcome, calm: Outcome) -> None:
     """Beside those of other seeds; the table anew."""
     runs = json.loads(RESULTS.read_text())["runs"] if RESULTS.exists() else {}
-    runs[str(seed)] = asdict(outcome) | {"calm_seconds": calm.seconds}
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    runs[str(seed)] = asdict(outcome) | {"calm_seconds": calm.seconds, "commit": told}
     RESULTS.write_text(json.dumps({"command": "python -m tests.faults.random_killer", "runs": runs}, indent=1) + "\n")
-    calm_seconds = [run.pop("calm_seconds") for run in runs.values()]
-    told = table([Outcome(**run) for run in runs.values()], calm_seconds)
+    outcomes = [Outcome(**{field.name: run[field.name] for field in fields(Outcome)}) for run in runs.values()]
+    told = table(outcomes, [run["calm_seconds"] for run in runs.values()])
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- chaos -->\n")
     PAGE.write_text(f"{before}<!-- chaos -->\n\n{told}\n\n<!-- /chaos -->{rest.partition('<!-- /chaos -->')[2]}")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
+import ray.train
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -19,28 +20,50 @@ from aft_ray.training.job import TrainingJob
 from aft_ray.training.snapshot import ABOUT, SNAPSHOT, About, listing, names_in, prepare_resuming
 from aft_ray.training.trainer import run_training
 from schemas import Question, write_parquet
-from tests.conftest import tokenized
+from tests.conftest import WITHIN, tokenized
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), WITHIN]
 STEPS = 9
 
 
 @dataclass(frozen=True)
 class FailAt:
-    """Ends a worker's process before a step, or makes its loss a `value`. `once`: a file that tells that it has struck."""
+    """Ends a worker's process somewhere in a step, or makes its loss a `value`. `once`: a file that tells that it has struck."""
 
     step: int
     once: Path | None = None
     value: float | None = None
+    where: str = "before forward"
 
     def __call__(self, usual, engine, *given):
         if engine.global_steps + 1 == self.step and (self.once is None or not self.once.exists()):
             if self.value is not None:
                 return {"loss": self.value}
             if torch.distributed.get_rank() == 1:
-                self.once.touch()
-                os._exit(1)
+                self.strike(engine)
         return usual(engine, *given)
+
+    def strike(self, engine) -> None:
+        match self.where:
+            case "before forward":
+                self.end()
+            case "in backward":
+                next(engine.module.parameters()).register_hook(self.end)
+            case "before the optimizer's step":
+                engine.step = self.end
+            case "while saving":
+                engine.save_checkpoint = self.save_half
+            case "between saving and reporting":
+                ray.train.report = self.end
+
+    def end(self, *given, **named) -> None:
+        self.once.touch()
+        os._exit(1)
+
+    def save_half(self, folder, **named) -> None:
+        """As a full disk or a kill leaves it."""
+        (Path(folder) / "zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"half")
+        self.end()
 
 
 def failing(fail: FailAt):
@@ -200,12 +223,22 @@ def test_a_gradient_that_is_no_number_stops_training_too(zero_stage, job, tmp_pa
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("step", [1, 2, 3, STEPS])
-def test_a_worker_that_fails_at_a_step_changes_nothing(step, job, undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [
+        *((step, "before forward") for step in (1, 2, 3, STEPS)),
+        (3, "in backward"),
+        (3, "before the optimizer's step"),
+        (4, "while saving"),
+        (4, "between saving and reporting"),
+    ],
+)
+def test_a_worker_that_fails_in_a_step_changes_nothing(step, where, job, undisturbed, tmp_path, monkeypatch):
+    """The checkpoints are of steps 2, 4, 6 and 8, an epoch has three."""
     out = tmp_path / "out"
     out.mkdir()
     disturbed, once = replace(job, out=out), tmp_path / "failed"
-    monkeypatch.setattr(trainer, "train_worker", failing(FailAt(step, once)))
+    monkeypatch.setattr(trainer, "train_worker", failing(FailAt(step, once, where=where)))
     run_training(disturbed)
     assert once.exists()
     assert history(disturbed) == history(undisturbed)

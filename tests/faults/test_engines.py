@@ -23,9 +23,9 @@ from aft_ray.sampling.engine import Engine, EngineSettings
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
 from schemas import CandidateGroup, Question, read_parquet, write_parquet
-from tests.conftest import tokenized
+from tests.conftest import WITHIN, tokenized
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), WITHIN]
 QUESTIONS, ENGINE_SECONDS, MOST_TOKENS = 40, 40.0, 120
 
 

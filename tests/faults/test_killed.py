@@ -22,9 +22,9 @@ from aft_ray.tasks.arithmetic import generate
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.trainer import run_training
 from schemas import CandidateGroup, Question, read_parquet, write_parquet
-from tests.conftest import tokenized
+from tests.conftest import WITHIN, tokenized
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), WITHIN]
 
 
 class KillOnce(threading.Thread):

@@ -20,7 +20,9 @@ from aft_ray.sampling.engine import EngineSettings
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
 from schemas import Candidate, CandidateGroup, read_parquet, write_parquet
+from tests.conftest import WITHIN
 
+pytestmark = WITHIN
 QUESTIONS = 400
 
 

@@ -10,8 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -32,7 +34,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def head(tmp_path):
-    """The address of a head's job server. Its processes end with it."""
+    """The address of a head's job server, and the process. What it has started ends with it."""
     ray.shutdown()
     port, job_server = free_port(), free_port()
     environment = os.environ | {
@@ -51,10 +53,13 @@ def head(tmp_path):
     address = f"http://127.0.0.1:{job_server}"
     try:
         wait_for(address, process)
-        yield address, environment
+        yield address, environment, psutil.Process(process.pid)
     finally:
+        started = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(60)
+        _, left = psutil.wait_procs(started, timeout=60)
+        assert not left, left
 
 
 def wait_for(address: str, process: subprocess.Popen) -> None:
@@ -70,8 +75,17 @@ def wait_for(address: str, process: subprocess.Popen) -> None:
     raise TimeoutError(address)
 
 
+def working(head: psutil.Process) -> list[str]:
+    """What of a run's processes a head has. Those that Ray keeps for the next task are called IDLE."""
+    found = []
+    for process in head.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found.append(" ".join(process.cmdline()))
+    return [title for title in found if re.search(r"quickstart\.py|ray::(?!IDLE)", title)]
+
+
 def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, tmp_path):
-    address, environment = head
+    address, environment, head_process = head
     run = tmp_path / "runs" / "submitted"
 
     def ray_job(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +101,15 @@ def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, 
     ray_job("stop", "first")
     assert "was stopped" in ray_job("status", "first").stdout
     assert not (run / "summary.json").exists()
+    deadline = time.monotonic() + 60
+    while left := working(head_process):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    held = subprocess.run(
+        ["ray", "list", "placement-groups", "--address", address, "--filter", "state!=REMOVED", "--format", "json"],
+        env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(held.stdout) == []
     again = ray_job("submit", "--working-dir", str(ROOT), "--", *job)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "succeeded" in again.stdout
@@ -99,7 +122,7 @@ def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, 
 
 @pytest.mark.chaos
 def test_what_no_machine_will_ever_hold_is_refused_and_not_waited_for(head, tmp_path):
-    address, environment = head
+    address, environment, _ = head
     job = ["python", "jobs/quickstart.py", "--name", "hopeless", "--runs_dir", str(tmp_path), *SMALL.split()]
     command = ["ray", "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *job]
     command += ["--resources.training_workers", "64"]

@@ -65,6 +65,17 @@ def isolated():
         (r"\boxed{18", "18"),
         ("\boxed{18}", "18"),  # the backspace of an unescaped \b
         ("The answer is 5. No, the answer is 6.", "6"),
+        ("The answer is 5. No: 6", "6"),
+        ("The answer is 5. No it is 6.", "6"),
+        ("The answer is 18. No rounding is needed.", "18"),
+        ("The answer is 18. No tax was added to the 20 dollars.", "18"),
+        ("Answer: Negative 5", "-5"),
+        ("Answer: Minus $5", "-5"),
+        ("Let us see.\n\n### Problem Breakdown\n- 16 eggs a day\n\nThe answer is 18.", "18"),
+        ("Let us see.\n\n## Question\n\n3 bags with 6?\n\nThe answer is 18.", "18"),
+        ("The answer is 18.\n\n## Question 2\n\nThe answer is 7.", "18"),
+        ("#### Step 1: Daily eggs\nHow many are left?\n16 - 7 = 9\n\nThe answer is 18.", "18"),
+        ("So 18.\n#### 18\nTom has 3 bags.\nHow many?\n\nThe answer is 7.", "18"),
         ("The answer is 1. The answer is 2. The answer is 3. The answer is 4. The answer is 5.", "5"),
         ("The answer is 18 - I think.", "18"),
         ("The answer is 18. I hope this answer is correct.", "18"),
@@ -339,6 +350,10 @@ def test_options_that_nothing_marks(text, choices, gold, verdict, isolated):
         ("The answer is London.", "Paris", "wrong"),
         ("The answer is New York City", "New York", "unknown"),
         ("The answer is", "Paris", "unknown"),
+        ("The answer is -5 degrees.", "-5 degrees", "right"),
+        ("The answer is \u22125 degrees.", "-5 degrees", "right"),
+        ("The answer is 5 degrees.", "-5 degrees", "wrong"),
+        ("Answer:\n- 5 degrees", "5 degrees", "right"),
     ],
 )
 def test_exact_text(text, gold, verdict, isolated):

@@ -1,6 +1,8 @@
 """The commands as a whole: what the documents call exists, what the help promises of exit codes is so."""
 
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,6 +46,27 @@ def test_exit_codes_stand_in_the_help_and_in_the_document():
 def test_a_job_that_is_not_there_and_a_setting_that_is_none_are_refused(command, job):
     for arguments in ([str(job.with_name("none.py"))], [str(job), "--sampling.kk", "1"]):
         assert CliRunner().invoke(app, [command, *arguments]).exit_code == BAD_INPUT
+
+
+def test_the_evaluation_of_another_model_of_that_name_is_not_replaced(job, tmp_path, tiny_llama, monkeypatch):
+    monkeypatch.setattr("aft_ray.cli.stages.run_job", lambda config, *_: ran.append(config.name))
+    ran, places = [], [tmp_path / name / "checkpoint-5" for name in ("one", "other")]
+    for place in places:
+        shutil.copytree(tiny_llama, place)
+
+    def evaluate(place, *settings):
+        return CliRunner().invoke(app, ["eval", str(job), "--model", str(place), *settings])
+
+    assert evaluate(places[0]).exit_code == 0
+    folder = tmp_path / "x-eval-checkpoint-5"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model": {"path": str(places[0])}}))
+    assert evaluate(places[0]).exit_code == 0
+    refused = evaluate(places[1])
+    assert refused.exit_code == BAD_INPUT
+    assert f"{folder} holds the evaluation of {places[0]}" in refused.output
+    assert evaluate(places[1], "--name", "another").exit_code == 0
+    assert ran == [folder.name, folder.name, "another"]
 
 
 @pytest.mark.parametrize(

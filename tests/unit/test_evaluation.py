@@ -79,6 +79,8 @@ def test_paired_tests_find_a_difference_and_do_not_find_noise():
     assert paired_proportions_p(before, before) == 1.0
     assert paired_means_p([float(x) for x in before], [float(x) for x in better]) < 0.001
     assert paired_means_p([0.5] * 5, [0.5] * 5) == 1.0
+    assert paired_means_p([0.5], [1.0]) == 1.0
+    assert paired_means_p([0.5, 0.5], [1.0, 1.0]) == pytest.approx(0.5), "two of four signs are as far from none"
 
 
 def test_mean_interval_holds_the_mean():
@@ -125,6 +127,24 @@ def test_majority(stated, right):
 
 def test_answers_that_a_function_of_the_user_s_checks_have_no_majority():
     assert majority_is_right([chain("right"), chain("wrong")]) is None
+
+
+def test_one_question_that_a_function_leaves_open_makes_no_majority_of_its_task():
+    def evaluation(task, number, *samples):
+        return Evaluation(
+            question_id=f"{task}-{number}",
+            task=task,
+            model="m",
+            greedy=None,
+            positive_scores=(),
+            negative_scores=(),
+            samples=samples,
+        )
+
+    own = [evaluation("own", 1, chain("right"), chain("wrong")), evaluation("own", 2, chain("unknown"), chain("unknown"))]
+    counted = [evaluation("gsm8k", 1, chain("right", "18"), chain("unknown")), evaluation("gsm8k", 2, chain("unknown"))]
+    assert measure(own).majority == {}
+    assert measure([*own, *counted]).majority == {"gsm8k-1": 1.0, "gsm8k-2": 0.0}
 
 
 @pytest.mark.parametrize(("token_ids", "share"), [((), 0), ((1, 2, 3), 0), ((1, 2, 3, 4, 5), 0), ((7,) * 8, 0.8)])

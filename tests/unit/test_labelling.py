@@ -45,6 +45,21 @@ def test_labels_and_reasons():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("The answer is 18.</s>", "positive"),
+        ("The answer is 18.<|im_end|>\n<|endoftext|>", "positive"),
+        ("<|im_start|>The answer is 18.<|im_end|>", "positive"),
+        ("The answer is 18.</s>And another?", "dropped"),
+        ("The answer is 18.\nQuestion: 3 + 4?</s>", "dropped"),
+    ],
+)
+def test_tokens_that_end_a_turn_are_no_other_turn(text, label):
+    (candidate,) = labelled([(text, "stop")]).candidates
+    assert candidate.label == label
+
+
 def test_what_becomes_of_unknown_is_a_setting():
     found = labelled(unknown_ended="dropped", unknown_cut_off="negative")
     assert [c.label for c in found.candidates[3:]] == ["dropped", "negative"]

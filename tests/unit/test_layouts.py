@@ -116,6 +116,22 @@ def test_a_pack_gives_the_scores_of_rows(rotary, batch):
         torch.testing.assert_close(packed, Scorer(rotary)(make_batch(batch)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bloom", "gemma2", "mistral", "llama"])
+def test_the_plain_layout_gives_the_models_own_scores_and_makes_no_logits_of_prompts(family):
+    model, chains = made(family), tuple(Chain(tuple(range(5, length)), "positive") for length in (8, 11, 9))
+    batch = [Example("short", (7, 8), chains), Example("long", tuple(range(20, 60)), chains)]
+    made_of = []
+    model.get_output_embeddings().register_forward_hook(lambda _, given, logits: made_of.append(logits.shape[:2]))
+    with torch.no_grad():
+        scores = Scorer(model)(make_batch(batch[1:], "plain"))
+        assert made_of == [(3, 6)], "the longest chain's tokens, of 46"
+        scores = torch.cat([Scorer(model)(make_batch(batch, "plain"))[:3], scores])
+        for score, (example, chain) in zip(scores, ((example, chain) for example in batch for chain in chains), strict=True):
+            tokens = torch.tensor([[*example.prompt_ids, *chain.token_ids]])
+            all_T = model(tokens).logits[0, :-1].log_softmax(dim=1).gather(1, tokens[0, 1:, None])
+            assert score.item() == pytest.approx(all_T[-len(chain.token_ids) :].mean().item(), rel=1e-5)
+
+
 class Engine(torch.nn.Module):
     """What choose_layout needs of DeepSpeed's."""
 

@@ -13,7 +13,7 @@ from aft_ray.cli import DOES_NOT_FIT, app, load_job
 from aft_ray.config import AlignmentConfig, LoraConfig, ModelConfig, ResourcesConfig, RunConfig, TrainingConfig
 from aft_ray.planning.gpus import GPUS
 from aft_ray.planning.lengths import find_lengths
-from aft_ray.planning.memory import PROCESS, cache_tokens, sampling_memory, training_memory
+from aft_ray.planning.memory import PROCESS, Memory, cache_tokens, loaded_at_once, sampling_memory, training_memory
 from aft_ray.planning.plan import Machine, make_plan
 from aft_ray.planning.shape import ModelShape, group
 from aft_ray.planning.work import Lengths, stages_of, training
@@ -105,6 +105,23 @@ def test_each_zero_stage_divides_more(shapes):
     assert stages[3].parameters == 2 * count / 8 + 2 * 10**9
     assert stages[2].gradients < stages[1].gradients
     assert stages[0].device > stages[1].device > stages[2].device > stages[3].device
+
+
+def test_a_rank_loads_its_share_and_for_a_moment_the_largest_parameter_whole(shapes, tiny_llama):
+    """By hand; where the head is tied, it had a share of its own before."""
+    assert loaded_at_once(shapes["70b"], 8) == shapes["70b"].parameters / 8 + 32_000 * 8192
+    tiny = ModelShape(tiny_llama)
+    assert tiny.config.tie_word_embeddings
+    shared, largest = tiny.parameters + tiny.vocabulary * tiny.hidden, tiny.text.intermediate_size * tiny.hidden
+    assert loaded_at_once(tiny, 2) == shared / 2 + largest
+    assert loaded_at_once(tiny, 1) == tiny.parameters
+
+
+def test_what_a_load_takes_for_a_moment_counts_where_training_takes_less():
+    """A large vocabulary, two ranks, adapters only: 1.5 of the embeddings more than the share."""
+    memory = Memory(parameters=5e9, gradients=0.0, optimizer=0.0, activations=1e9, buffers=0.0, process=1e9, loading=8e9)
+    assert memory.device == 9e9
+    assert replace(memory, activations=4e9).device == 10e9
 
 
 def test_offloading_moves_to_the_host_and_recomputing_saves_activations(shapes):

@@ -1,5 +1,6 @@
 """Which stages a run is made of, as it is configured and as far as it is wanted, and what each of them depends on."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from aft_ray.cli.stages import model_alone
-from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, SamplingConfig, TaskConfig
+from aft_ray.config import AlignmentConfig, LabellingConfig, ModelConfig, RunConfig, SamplingConfig, TaskConfig
+from aft_ray.isolated import shared
 from aft_ray.run import Run
-from aft_ray.stages import fingerprints
+from aft_ray.stages import Stage, ensure, fingerprints
 from aft_ray.tasks import BadInputError, read_questions
 from schemas import StageManifest
 
@@ -151,6 +153,42 @@ def test_what_the_file_of_candidates_is_called_changes_nothing(run, tmp_path):
     sampling = before.config.sampling.model_copy(update={"candidates_file": moved})
     after = Run(before.config.model_copy(update={"sampling": sampling}), Console(quiet=True))
     assert fingerprints(after.stages()) == fingerprints(before.stages())
+
+
+def test_a_function_of_the_user_s_that_is_written_anew_is_another(run, tmp_path, monkeypatch):
+    """The stage that it decides is made anew: of a check or a reward the labels, of a loss the training."""
+    monkeypatch.syspath_prepend(tmp_path)
+    shared(LabellingConfig().check_seconds).close()  # a process that knows of that path
+    own = tmp_path / "own_functions.py"
+
+    def settings(**changed) -> dict[str, dict]:
+        before = run().config
+        task = before.task.model_copy(update={"answer": changed.get("answer")})
+        labelling = before.labelling.model_copy(update={"reward": changed.get("reward")})
+        alignment = before.alignment.model_copy(update={"loss": changed.get("loss", "bc")})
+        update = {"task": task, "labelling": labelling, "alignment": alignment}
+        made = Run(before.model_copy(update=update), Console(quiet=True))
+        return {stage.name: stage.settings for stage in made.stages()}
+
+    for kind, stage, name in (("loss", "align", "code"), ("reward", "sample", "labelling"), ("answer", "sample", "labelling")):
+        found = []
+        for version in (1, 1, 2):
+            own.write_text(f"def hinge(*given): return {version}.0\n")
+            found.append(settings(**{kind: "own_functions:hinge"}))
+        assert found[0] == found[1]
+        assert found[1][stage].pop(name) != found[2][stage].pop(name)
+        assert found[1] == found[2], "and nothing else"
+
+
+def test_settings_that_look_like_markup_are_told_as_they_are(tmp_path):
+    made, manifests = [], {}
+    for template in ("[INST] {question}", "[INST] {question} [/INST]"):
+        out = io.StringIO()
+        stage = Stage("questions", {"template": template}, (), lambda folder: made.append(folder) or {"[/b]": 1})
+        ensure(tmp_path, stage, manifests, {}, Console(file=out, width=200))
+    assert len(made) == 2
+    assert "[INST] {question} [/INST]" in out.getvalue()
+    assert "1 [/b]" in out.getvalue()
 
 
 def test_figures_of_a_run_before_are_gone_as_soon_as_one_with_other_settings_begins(run, monkeypatch):
