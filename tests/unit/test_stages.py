@@ -159,11 +159,15 @@ def test_a_function_of_the_user_s_that_is_written_anew_is_another(run, tmp_path,
     """The stage that it decides is made anew: of a check or a reward the labels, of a loss the training."""
     monkeypatch.syspath_prepend(tmp_path)
     shared(LabellingConfig().check_seconds).close()  # a process that knows of that path
-    own = tmp_path / "own_functions.py"
+    own, questions = tmp_path / "own_functions.py", {name: tmp_path / f"{name}.jsonl" for name in ("train", "test")}
+    for name, file in questions.items():
+        row = {"question": f"What is 7, {name}?", "gold": "7", "reference": "The answer is 7."}
+        file.write_text(json.dumps(row))
 
     def settings(**changed) -> dict[str, dict]:
         before = run().config
-        task = before.task.model_copy(update={"answer": changed.get("answer")})
+        files = {f"{name}_file": file for name, file in questions.items()}
+        task = TaskConfig(name="custom", answer=changed.get("answer", "text"), **files)
         labelling = before.labelling.model_copy(update={"reward": changed.get("reward")})
         alignment = before.alignment.model_copy(update={"loss": changed.get("loss", "bc")})
         update = {"task": task, "labelling": labelling, "alignment": alignment}
@@ -173,8 +177,8 @@ def test_a_function_of_the_user_s_that_is_written_anew_is_another(run, tmp_path,
     for kind, stage, name in (("loss", "align", "code"), ("reward", "sample", "labelling"), ("answer", "sample", "labelling")):
         found = []
         for version in (1, 1, 2):
-            own.write_text(f"def hinge(*given): return {version}.0\n")
-            found.append(settings(**{kind: "own_functions:hinge"}))
+            own.write_text(f"VERSION = {version}\ndef own(*given): return True\n")
+            found.append(settings(**{kind: "own_functions:own"}))
         assert found[0] == found[1]
         assert found[1][stage].pop(name) != found[2][stage].pop(name)
         assert found[1] == found[2], "and nothing else"
