@@ -6,10 +6,12 @@ to be installed, and takes credentials from where its users have them.
 """
 
 import hashlib
+import logging
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -21,6 +23,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from upath import UPath
 
 Place: TypeAlias = Path | UPath
+SECONDS_BETWEEN_TRIES = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 
 
 def place(given: str | Path | UPath) -> Place:
@@ -84,7 +87,21 @@ def upload(local: Path, to: Place) -> None:
         finally:
             staging.unlink(missing_ok=True)
     else:
-        to.fs.put_file(str(local), to.path)
+        patiently(lambda: to.fs.put_file(str(local), to.path))
+
+
+def patiently(write: Callable[[], Any]) -> None:
+    """To an object store, which over days has bad minutes: longer ones than its client tries again for."""
+    for pause in SECONDS_BETWEEN_TRIES:
+        try:
+            write()
+            return
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # botocore's are no OSErrors, and other stores have their own
+            logging.getLogger(__name__).warning("an object store failed, in %g s again: %r", pause, error)
+            time.sleep(pause)
+    write()
 
 
 @contextmanager
@@ -93,7 +110,7 @@ def atomic_file(path: Place) -> Iterator[TextIO]:
     if not isinstance(path, Path):
         text = StringIO()
         yield text
-        path.write_text(text.getvalue(), encoding="utf-8")
+        patiently(lambda: path.write_text(text.getvalue(), encoding="utf-8"))
         return
     staging = path.with_name(f".{path.name}.partial")
     try:
@@ -124,14 +141,21 @@ def for_ray_train(path: Place) -> tuple[str, pyarrow.fs.FileSystem | None]:
     return path.path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(path.fs))
 
 
+SMALL_FILES = (".json", ".jinja", ".model", ".txt")
+"""Of a model: config, tokenizer, chat template."""
+
+
 def fetched(path: Place, weights: bool = True) -> Path:
     """A model's folder on this machine's disk: where it is elsewhere, its files are copied here, by whoever comes first.
 
-    Without `weights` all but *.safetensors, for who needs but its config or tokenizer.
+    Without `weights` for who needs but its config or tokenizer. The same weights in other formats, which lie in many a model's
+    folder, are never used and stay where they are.
     """
     if isinstance(path, Path):
         return path
-    files = [file for file in path.iterdir() if file.is_file() and (weights or file.suffix != ".safetensors")]
+    wanted = (*SMALL_FILES, *([".safetensors"] if weights else []))
+    named: list[Place] = [file for file in path.iterdir() if file.suffix in wanted and not file.name.startswith("consolidated")]
+    files = [file for file in named if file.is_file()]
     stats = "".join(sorted(f"{file} {file.stat().st_size} {file.stat().st_mtime}\n" for file in files))
     folder = cache() / hashlib.sha256(stats.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ WARM_UP = 1000
 
 
 class SleepingEngine:
-    """Answers after `latency` seconds, at most `slots` at once.
+    """Answers after `latency` seconds, at most `slots` at once, in a thread of its own, as vLLM's work outside the actor's loop.
 
     Whenever nothing waits it writes into `told` since when, until when, and how long slots were busy.
     """
@@ -40,8 +40,13 @@ class SleepingEngine:
     def __init__(self, slots: int, latency: float, told: Path) -> None:
         self.free, self.latency, self.told = asyncio.Semaphore(slots), latency, told
         self.first, self.answered, self.waiting = 0.0, 0, 0
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     async def sample(self, prompt_ids: Any, n: int, temperature: float, top_p: float, seed: int) -> Any:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(n, seed), self.loop))
+
+    async def answer(self, n: int, seed: int) -> Any:
         from schemas import Candidate
 
         self.first, self.waiting = self.first or time.time(), self.waiting + 1

@@ -7,8 +7,8 @@ to blame: then the stage stops.
 
 import asyncio
 import os
+import time
 import traceback
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +26,8 @@ TOGETHER = 8
 """Questions that may be to blame, asked at a time, before the last attempt."""
 STARTS, LIVES, GIVEN_UP_ON_END = 3, 8, 32
 """Of an engine that does not start; that starts and dies with nothing answered; of questions, with none answered between."""
+SECONDS_BETWEEN_LOOKS = 30.0
+BYTES_TOLD = 3000
 
 
 class EngineDoesNotStartError(RuntimeError):
@@ -46,8 +48,10 @@ class Attempts:
     def __init__(self, alive: Callable[[], set[str]] = alive_nodes) -> None:
         self.alive = alive
         self.begun: dict[str, list[str]] = {}
-        self.starts: Counter[str] = Counter()
-        self.lives: Counter[str] = Counter()
+        self.starts: dict[str, list[str]] = {}
+        self.lives: dict[str, list[str]] = {}
+        self.standing: set[str] = set()
+        self.hopeless: set[str] = set()
         self.why_not: dict[str, str] = {}
         self.given_up = 0
 
@@ -70,19 +74,30 @@ class Attempts:
             self.given_up = self.given_up + given_up if given_up == len(question_ids) else 0
         return self.given_up
 
-    def start(self, actor: str) -> str | None:
-        """Before that actor's engine is started. Why it should not be, where it has been too often for nothing."""
-        why_not = self.why_not.get(actor, "why, is in logs/ray/worker-*.err")
-        if self.starts[actor] == STARTS:
-            return f"an engine ended its process at each of {STARTS} starts; {why_not}"
-        if self.lives[actor] == LIVES:
-            return f"an engine started {LIVES} times and died each time before it had answered a question; {why_not}"
-        self.starts[actor] += 1
-        self.lives[actor] += 1
+    def start(self, actor: str, node: str) -> str | None:
+        """Before that actor's engine is started there. Why it should not be, where it has been too often for nothing."""
+        alive = self.alive()
+        self.standing.discard(actor)
+        starts, lives = ([of for of in counted.get(actor, []) if of in alive] for counted in (self.starts, self.lives))
+        too_often = None
+        if len(starts) >= STARTS:
+            too_often = f"an engine ended its process at each of {STARTS} starts"
+        elif len(lives) >= LIVES:
+            too_often = f"an engine started {LIVES} times and died each time before it had answered a question"
+        if too_often is not None:
+            self.hopeless.add(actor)
+            return f"{too_often}; {self.why_not.get(actor, 'why, is in logs/ray/worker-*.err')}"
+        self.hopeless.discard(actor)
+        self.starts[actor], self.lives[actor] = [*starts, node], [*lives, node]
         return None
 
     def stands(self, actor: str) -> None:
         self.starts.pop(actor, None)
+        self.standing.add(actor)
+
+    def some_may_stand(self) -> bool:
+        """Whether engines work, or are being started that have not failed too often."""
+        return bool((self.starts.keys() | self.standing) - self.hopeless)
 
     def does_not_start(self, actor: str, reason: str) -> None:
         self.why_not[actor] = reason
@@ -164,12 +179,16 @@ class Asking(Generic[Q, R]):
 def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
     """An engine, of this actor. One that fails to start ends the process, so that Ray starts another, elsewhere perhaps.
 
-    Raises EngineDoesNotStartError where that has come to nothing too often.
+    Where that has come to nothing too often, the machine may be to blame. While others work or start, this one then waits, so
+    that nothing else takes the place; raises EngineDoesNotStartError where none does.
     """
-    actor = ray.get_runtime_context().get_actor_id()
-    why_not: Any = ray.get(attempts.start.remote(actor))
-    if why_not:
-        raise EngineDoesNotStartError(why_not)
+    context = ray.get_runtime_context()
+    actor = context.get_actor_id()
+    while why_not := ray.get(attempts.start.remote(actor, context.get_node_id())):
+        if not ray.get(attempts.some_may_stand.remote()):
+            raise EngineDoesNotStartError(why_not)
+        print(f"Not started again while others work: {why_not}", flush=True)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     try:
         engine = start()
         ray.get(attempts.stands.remote(actor))
@@ -177,7 +196,14 @@ def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
     except Exception as error:
         traceback.print_exc()
         # vLLM's own error often only says that one of its processes has ended; why, that process has printed.
-        printed = f"logs/ray/worker-{ray.get_runtime_context().get_worker_id()}-*"
+        printed = f"logs/ray/worker-{context.get_worker_id()}-* of node {ray.util.get_node_ip_address()}"
         told = f"the last time: {type(error).__name__}: {error}"[:2000]
-        ray.get(attempts.does_not_start.remote(actor, f"{told}\nAll that it printed is in {printed}"))
+        ray.get(attempts.does_not_start.remote(actor, f"{told}\nAll that it printed is in {printed}; at last:\n{last_printed()}"))
         os._exit(1)
+
+
+def last_printed() -> str:
+    """By this process and those that it started: the end of the file to which Ray sends it. The machine may be gone tomorrow."""
+    with open("/proc/self/fd/2", "rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - BYTES_TOLD))
+        return stream.read().decode(errors="replace")

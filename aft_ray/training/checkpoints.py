@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,15 +116,23 @@ def newest_whole_checkpoint(job: TrainingJob) -> Iterator[Resumable | None]:
     saved_by = about(chosen).world_size
     bound_to_ranks = job.resources.zero_stage > 0
     if not bound_to_ranks or saved_by == context.get_world_size():
-        with own_part(chosen, job) if job.resources.zero_stage == 3 else chosen.as_directory() as folder:
+        with own_part(chosen, job) if job.resources.zero_stage == 3 else whole(chosen, job) as folder:
             yield Resumable(folder, latest(folder), universal=False)
         return
-    with chosen.as_directory() as folder:
-        mine = tempfile.TemporaryDirectory(prefix=local_name(job)) if context.get_local_rank() == 0 else nullcontext("")
-        with mine as own:
-            converted = on_each_node(lambda: convert(folder, own))
-            yield Resumable(converted, latest(folder) + "_universal", universal=True)
-            torch.distributed.barrier()  # before the converted one is removed
+    with whole(chosen, job) as folder, on_each_node(lambda own: convert(folder, own), job) as converted:
+        yield Resumable(converted, latest(folder) + "_universal", universal=True)
+
+
+@contextmanager
+def whole(checkpoint: Any, job: TrainingJob) -> Iterator[str]:
+    """A checkpoint on a disk that all see as it is, of a store one copy a node."""
+    from pyarrow.fs import LocalFileSystem
+
+    if isinstance(checkpoint.filesystem, LocalFileSystem):
+        yield checkpoint.path
+        return
+    with on_each_node(checkpoint.to_directory, job) as folder:
+        yield folder
 
 
 @contextmanager
@@ -268,6 +276,13 @@ def remove_orphans(reported: Sequence[Any]) -> None:
 def convert(folder: str, into: str) -> str:
     """To DeepSpeed's universal format; returns the new folder."""
     tag = latest(folder)
+    # Each number of the optimizer's comes into a file of its own, and again, joined, into another.
+    needed = 2 * sum(file.stat().st_size for file in Path(folder).rglob("*optim_states.pt"))
+    if (free := shutil.disk_usage(into).free) < needed:
+        raise RuntimeError(
+            f"to convert the checkpoint for another number of workers {needed / 1e9:,.1f} GB are needed in {into}, "
+            f"{free / 1e9:,.1f} are free there: name a larger disk in TMPDIR, or start as many workers as before"
+        )
     output = Path(into) / f"{tag}_universal"
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(Path(folder) / tag), "--output_folder", str(output)]
@@ -281,13 +296,19 @@ def latest(folder: str) -> str:
     return (Path(folder) / "latest").read_text().strip()
 
 
-def on_each_node(make: Any) -> str:
-    """Make a folder once on each node, by its first rank; every rank gets the path of its own node's."""
+@contextmanager
+def on_each_node(make: Callable[[str], str], job: TrainingJob) -> Iterator[str]:
+    """A folder that the first rank of each node makes; every rank gets the path of its own node's.
+
+    It goes when all are done with it, and at the training's next start where they are killed before that.
+    """
     from ray import train
 
     context = train.get_context()
-    mine = (context.get_node_rank(), make()) if context.get_local_rank() == 0 else None
-    found: list[Any] = [None] * context.get_world_size()
-    torch.distributed.all_gather_object(found, mine)
-    folder: str = dict(pair for pair in found if pair is not None)[context.get_node_rank()]
-    return folder
+    first = context.get_local_rank() == 0
+    with tempfile.TemporaryDirectory(prefix=local_name(job)) if first else nullcontext("") as own:
+        mine = (context.get_node_rank(), make(own)) if first else None
+        found: list[Any] = [None] * context.get_world_size()
+        torch.distributed.all_gather_object(found, mine)
+        yield dict(pair for pair in found if pair is not None)[context.get_node_rank()]
+        torch.distributed.barrier()

@@ -70,9 +70,14 @@ def run_workers(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> N
                 torch.cuda.empty_cache()  # this process lives on, and an engine wants the GPU
             return
         except train.ControllerError as error:
-            # Ray Train starts lost workers again by itself, but not those lost in the moment in which they are told to begin.
-            if failures == job.resources.max_failures or not isinstance(error.controller_failure, RayActorError):
+            if failures == job.resources.max_failures or not passes(error.controller_failure):
                 raise
+
+
+def passes(failure: Exception) -> bool:
+    """What Ray Train does not start again after by itself: workers lost in the moment in which they are told to begin, and a
+    store that failed when it wrote its list of checkpoints."""
+    return isinstance(failure, RayActorError | OSError) or type(failure).__module__.startswith("botocore.")
 
 
 def trainer_of(worker: Callable[[dict[str, Any]], None], job: TrainingJob) -> Trainer:

@@ -35,6 +35,9 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     job: TrainingJob = settings["job"]
     context = train.get_context()
+    if context.get_world_rank() == 0:
+        # Of workers that had ended, and all had to start again: with it a model half of theirs would count as finished.
+        (job.out / TOLD).unlink(missing_ok=True)
     if job.counter is not None and job.resources.training_workers:
         keep_beating(job.counter.add_use.remote, own_gpu(job))
     examples, left_out = load_examples(job)

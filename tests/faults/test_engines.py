@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, Sampli
 from aft_ray.labelling import count_labels
 from aft_ray.progress import Counter
 from aft_ray.sampling import stream
+from aft_ray.sampling.attempts import STARTS
 from aft_ray.sampling.dead_letters import keep_dead_letters
 from aft_ray.sampling.engine import Engine, EngineSettings
 from aft_ray.tasks import TASKS
@@ -86,10 +88,11 @@ def sampled(tiny_llama, tmp_path, monkeypatch):
     )
     (tmp_path / "struck").mkdir()
 
-    def sample(make_strikes):
+    def sample(make_strikes, **resources):
+        changed = replace(settings, resources=settings.resources.model_copy(update=resources))
         strikes = make_strikes(questions)
         monkeypatch.setattr(stream, "SamplingActor", faulty(stream.SamplingActor, tmp_path / "struck", strikes))
-        stream.sample_candidates(tmp_path / "questions", tmp_path / "groups", settings, Counter.remote())
+        stream.sample_candidates(tmp_path / "questions", tmp_path / "groups", changed, Counter.remote())
         groups = read_parquet(tmp_path / "groups", CandidateGroup)
         assert sorted(g.question.question_id for g in groups) == sorted(q.question_id for q in questions)
         found = {group.question.question_id: group for group in groups}
@@ -163,8 +166,31 @@ def test_an_engine_that_never_starts_ends_the_stage_with_the_reason(sampled):
         sampled(never)
     assert time.monotonic() - started < 180
     logs = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs"
-    printed = [path.read_text() for path in logs.glob(re.findall(r"logs/ray/(worker-\S+\*)", str(caught.value))[-1])]
+    printed = [path.read_text() for path in logs.glob(re.findall(r"logs/ray/(worker-\S+\*) of node \S+", str(caught.value))[-1])]
     assert any("in start_or_not" in text for text in printed)
+    assert "in start_or_not" in str(caught.value), "and told, for the machine may be gone"
+
+
+@pytest.mark.chaos
+def test_where_one_engine_never_starts_the_other_does_all(sampled, tmp_path):
+    """As on a machine with a broken GPU."""
+
+    def broken(questions):
+        def strikes(kind, prompt, note):
+            if kind != "start":
+                return
+            actor, first = ray.get_runtime_context().get_actor_id(), tmp_path / "first"
+            with suppress(FileExistsError), first.open("x") as file:
+                file.write(actor)
+            if first.read_text() == actor:
+                note("start")
+                raise RuntimeError("a broken GPU")
+
+        return strikes
+
+    _, groups, struck = sampled(broken, sampling_actors=(2, 2), gpus_per_sampling_actor=0, cpus_per_sampling_actor=0.5)
+    assert len(list(struck.glob("start-*"))) == STARTS
+    assert all(len(group.candidates) == 2 for group in groups.values())
 
 
 @pytest.mark.chaos

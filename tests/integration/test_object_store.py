@@ -18,9 +18,10 @@ from upath import UPath
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto is not installed")
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import EndpointConnectionError, HTTPClientError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aft_ray import places
 from aft_ray.config import LabellingConfig, ModelConfig, ResourcesConfig, SamplingConfig, TrainingConfig
 from aft_ray.places import atomic_file, fetched, files_below, make_folder, place, remove, write_atomically
 from aft_ray.progress import Counter
@@ -196,15 +197,40 @@ def test_a_run_that_slept_too_long_stops_when_another_has_begun(bucket, monkeypa
     assert lease.path.read_text().startswith("another ")
 
 
+@pytest.mark.parametrize("times", [2, 100])
+def test_a_store_in_its_bad_minute_is_tried_again(times, bucket, tmp_path, monkeypatch):
+    failed, usual = [], type(bucket.fs).put_file
+    (tmp_path / "file").write_text("whole")
+
+    def put_file(*given, **named):
+        if len(failed) < times:
+            failed.append(given)
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1")
+        return usual(*given, **named)
+
+    monkeypatch.setattr(type(bucket.fs), "put_file", put_file)
+    monkeypatch.setattr(places, "SECONDS_BETWEEN_TRIES", (0.01, 0.01, 0.01))
+    if times == 2:
+        places.upload(tmp_path / "file", bucket / "bad" / "file")
+        assert (bucket / "bad" / "file").read_text() == "whole"
+    else:
+        with pytest.raises(EndpointConnectionError):
+            places.upload(tmp_path / "file", bucket / "bad" / "other")
+        assert len(failed) == 4
+
+
 def test_a_model_is_fetched_once(bucket, tiny_llama, tmp_path, monkeypatch):
     monkeypatch.setenv("AFT_RAY_CACHE", str(tmp_path))
     model = bucket / "models" / "tiny"
     for file in tiny_llama.iterdir():
         (model / file.name).write_bytes(file.read_bytes())
+    for other in ("pytorch_model.bin", "consolidated.safetensors"):
+        (model / other).write_bytes(b"the same weights again")
     small = fetched(model, weights=False)
     assert (small / "config.json").is_file()
-    assert not list(small.glob("*.safetensors"))
+    assert not [file for file in small.iterdir() if file.suffix in (".safetensors", ".bin")]
     whole = fetched(model)
+    assert [file.name for file in whole.iterdir() if file.suffix in (".safetensors", ".bin")] == ["model.safetensors"]
     assert (whole / "model.safetensors").read_bytes() == (tiny_llama / "model.safetensors").read_bytes()
     monkeypatch.setattr(type(model.fs), "get_file", lambda *given: pytest.fail("fetched again"))
     assert fetched(model) == whole

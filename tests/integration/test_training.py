@@ -181,9 +181,10 @@ def test_what_saves_memory_follows_a_plain_loop(settings, groups_and_by_hand, ti
     assert bool(checkpointed) == settings.get("activation_checkpointing", False)
 
 
-def test_bf16_follows_fp32_as_far_as_its_digits_go(groups_and_by_hand, tiny_llama, tmp_path):
+@pytest.mark.parametrize(("workers", "zero_stage"), [(0, 2), *(pytest.param(2, s, marks=pytest.mark.chaos) for s in (1, 2, 3))])
+def test_bf16_follows_fp32_as_far_as_its_digits_go(workers, zero_stage, groups_and_by_hand, ray_session, tiny_llama, tmp_path):
     groups, (_, losses) = groups_and_by_hand
-    job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=0, zero_stage=2))
+    job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=workers, zero_stage=zero_stage))
     run_training(replace(job, model=ModelConfig(path=tiny_llama, precision="bf16")))
     history = json.loads((tmp_path / "training.json").read_text())["history"]
     assert [step["loss"] for step in history] == pytest.approx(losses, rel=0.02)

@@ -39,19 +39,44 @@ def test_a_node_that_is_gone_takes_its_deaths_along(attempts, nodes):
 
 def test_an_engine_that_does_not_start_is_tried_so_many_times_and_tells_why(attempts):
     for _ in range(STARTS):
-        assert attempts.start(ACTOR) is None
+        assert attempts.start(ACTOR, "node 1") is None
         attempts.does_not_start(ACTOR, "the last time: no memory")
-    assert attempts.start(ACTOR).endswith(f"at each of {STARTS} starts; the last time: no memory")
-    assert attempts.start(OTHER) is None
+    assert attempts.start(ACTOR, "node 1").endswith(f"at each of {STARTS} starts; the last time: no memory")
+    assert attempts.start(OTHER, "node 1") is None
+
+
+def test_starts_on_nodes_that_are_gone_do_not_count(attempts, nodes):
+    """A spot machine may be taken away while its engine loads, which takes half an hour."""
+    for node in ("node 1", *["node 2"] * (STARTS - 1)):
+        assert attempts.start(ACTOR, node) is None
+    assert attempts.start(ACTOR, "node 2") is not None
+    nodes.remove("node 2")
+    assert attempts.start(ACTOR, "node 1") is None
+
+
+def test_there_is_hope_while_some_engine_works_or_has_not_failed_too_often(attempts):
+    assert not attempts.some_may_stand()
+    for _ in range(STARTS + 1):
+        attempts.start(ACTOR, "node 1")
+    assert not attempts.some_may_stand()
+    attempts.start(OTHER, "node 2")
+    assert attempts.some_may_stand(), "it starts"
+    attempts.stands(OTHER)
+    assert attempts.some_may_stand(), "it works"
+    for _ in range(STARTS):
+        attempts.start(OTHER, "node 2")
+    assert attempts.some_may_stand()
+    attempts.start(OTHER, "node 2")
+    assert not attempts.some_may_stand()
 
 
 def test_one_that_starts_and_dies_before_it_has_answered_anything_is_not_started_for_ever(attempts):
     for _ in range(LIVES):
-        assert attempts.start(ACTOR) is None
+        assert attempts.start(ACTOR, "node 1") is None
         attempts.stands(ACTOR)
-    assert "died each time before it had answered" in attempts.start(ACTOR)
+    assert "died each time before it had answered" in attempts.start(ACTOR, "node 1")
     attempts.end(["a"], 0, ACTOR)
-    assert attempts.start(ACTOR) is None
+    assert attempts.start(ACTOR, "node 1") is None
 
 
 def test_questions_given_up_are_counted_until_one_is_answered(attempts):
