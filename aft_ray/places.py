@@ -154,7 +154,7 @@ def fetched(path: Place, weights: bool = True) -> Path:
     if isinstance(path, Path):
         return path
     wanted = (*SMALL_FILES, *([".safetensors"] if weights else []))
-    named: list[Place] = [file for file in path.iterdir() if file.suffix in wanted and not file.name.startswith("consolidated")]
+    named = [file for file in path.iterdir() if file.suffix in wanted and not file.name.startswith("consolidated")]
     files = [file for file in named if file.is_file()]
     stats = "".join(sorted(f"{file} {file.stat().st_size} {file.stat().st_mtime}\n" for file in files))
     folder = cache() / hashlib.sha256(stats.encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -184,6 +185,7 @@ def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
     """
     context = ray.get_runtime_context()
     actor = context.get_actor_id()
+    why_not: Any
     while why_not := ray.get(attempts.start.remote(actor, context.get_node_id())):
         if not ray.get(attempts.some_may_stand.remote()):
             raise EngineDoesNotStartError(why_not)
@@ -204,6 +206,9 @@ def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
 
 def last_printed() -> str:
     """By this process and those that it started: the end of the file to which Ray sends it. The machine may be gone tomorrow."""
-    with open("/proc/self/fd/2", "rb") as stream:
+    printed = Path("/proc/self/fd/2")
+    if not printed.is_file():
+        return ""
+    with printed.open("rb") as stream:
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - BYTES_TOLD))
         return stream.read().decode(errors="replace")
