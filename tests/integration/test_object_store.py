@@ -199,7 +199,7 @@ def test_a_run_that_slept_too_long_stops_when_another_has_begun(bucket, monkeypa
 
 @pytest.mark.parametrize("times", [2, 100])
 def test_a_store_in_its_bad_minute_is_tried_again(times, bucket, tmp_path, monkeypatch):
-    failed, usual = [], type(bucket.fs).put_file
+    failed, usual = [], bucket.fs.put_file
     (tmp_path / "file").write_text("whole")
 
     def put_file(*given, **named):
@@ -208,11 +208,12 @@ def test_a_store_in_its_bad_minute_is_tried_again(times, bucket, tmp_path, monke
             raise EndpointConnectionError(endpoint_url="http://127.0.0.1")
         return usual(*given, **named)
 
-    monkeypatch.setattr(type(bucket.fs), "put_file", put_file)
+    monkeypatch.setattr(bucket.fs, "put_file", put_file)
     monkeypatch.setattr(places, "SECONDS_BETWEEN_TRIES", (0.01, 0.01, 0.01))
     if times == 2:
         places.upload(tmp_path / "file", bucket / "bad" / "file")
         assert (bucket / "bad" / "file").read_text() == "whole"
+        assert len(failed) == 2
     else:
         with pytest.raises(EndpointConnectionError):
             places.upload(tmp_path / "file", bucket / "bad" / "other")
@@ -232,7 +233,7 @@ def test_a_model_is_fetched_once(bucket, tiny_llama, tmp_path, monkeypatch):
     whole = fetched(model)
     assert [file.name for file in whole.iterdir() if file.suffix in (".safetensors", ".bin")] == ["model.safetensors"]
     assert (whole / "model.safetensors").read_bytes() == (tiny_llama / "model.safetensors").read_bytes()
-    monkeypatch.setattr(type(model.fs), "get_file", lambda *given: pytest.fail("fetched again"))
+    monkeypatch.setattr(model.fs, "get_file", lambda *given: pytest.fail("fetched again"))
     assert fetched(model) == whole
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError
 from ray import train
 from ray.exceptions import ActorUnavailableError
 
@@ -35,6 +36,13 @@ def test_workers_lost_while_they_are_told_to_begin_start_again(tmp_path, monkeyp
     starts = fail_with(monkeypatch, [LOST, LOST])
     run_workers(lambda _: None, job_with(2, tmp_path))
     assert len(starts) == 3
+
+
+@pytest.mark.parametrize("failure", [OSError("a store's bad minute"), BotoCoreError()])
+def test_so_they_do_where_the_list_of_checkpoints_could_not_be_written(failure, tmp_path, monkeypatch):
+    starts = fail_with(monkeypatch, [train.ControllerError(failure)])
+    run_workers(lambda _: None, job_with(2, tmp_path))
+    assert len(starts) == 2
 
 
 def test_but_not_more_often_than_max_failures(tmp_path, monkeypatch):
