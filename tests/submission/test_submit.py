@@ -76,12 +76,14 @@ def wait_for(address: str, process: subprocess.Popen) -> None:
 
 
 def working(head: psutil.Process) -> list[str]:
-    """What of a run's processes a head has, beside its own agents. Those that Ray keeps for the next task are called IDLE."""
+    """What of a run's processes a head has: its driver, workers, actors, tasks. (Some of Ray's own stay as long as it does.)"""
     found = []
     for process in head.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             found.append(" ".join(process.cmdline()))
-    return [title for title in found if re.search(r"quickstart\.py|ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)", title)]
+    return [
+        title for title in found if re.search(r"quickstart\.py|ray::(Map|RayTrainWorker|TrainController|Tally|Attempts)", title)
+    ]
 
 
 def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, tmp_path):
