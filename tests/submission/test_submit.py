@@ -81,9 +81,8 @@ def working(head: psutil.Process) -> list[str]:
     for process in head.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             found.append(" ".join(process.cmdline()))
-    return [
-        title for title in found if re.search(r"quickstart\.py|ray::(Map|RayTrainWorker|TrainController|Tally|Attempts)", title)
-    ]
+    of_run = re.compile(r"quickstart\.py|ray::(Map|RayTrainWorker|TrainController|Tally|Attempts)")
+    return [title for title in found if of_run.search(title)]
 
 
 def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, tmp_path):
@@ -108,10 +107,10 @@ def test_the_quickstart_is_submitted_stopped_half_way_and_submitted_again(head, 
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
     held = subprocess.run(
-        ["ray", "list", "placement-groups", "--address", address, "--filter", "state!=REMOVED", "--format", "json"],
+        ["ray", "list", "placement-groups", "--address", address, "--filter", "state!=REMOVED"],
         env=environment, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert json.loads(held.stdout) == []
+    assert "No resource in the cluster" in held.stdout, held.stdout
     again = ray_job("submit", "--working-dir", str(ROOT), "--", *job)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "succeeded" in again.stdout
