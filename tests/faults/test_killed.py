@@ -9,6 +9,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -86,6 +87,8 @@ def end_of_driver() -> None:
     for name, held in placement_group_table().items():
         if held["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+    # To Ray Data its CPUs are taken for another three minutes, in which no pool grows.
+    ray.kill(get_or_create_autoscaling_coordinator())
 
 
 @pytest.mark.chaos
