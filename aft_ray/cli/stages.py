@@ -154,6 +154,6 @@ def refuse_another(config: RunConfig) -> None:
     """Exits with 2 where a run of that name has evaluated another model, which would be lost."""
     file = config.runs_dir / config.name / "config.json"
     before = json.loads(file.read_text())["model"]["path"] if file.is_file() else str(config.model.path)
-    if before != str(config.model.path):
+    if str(Path(before).resolve()) != str(config.model.path):
         told = f"{file.parent} holds the evaluation of {before}. Give that of {config.model.path} a name of its own: --name NAME"
         refuse(told, Console())

@@ -24,8 +24,8 @@ from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, r
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
 # Many blocks under way keep an engine full across their borders, with enough left to share out evenly at the end. Small ones lose
-# little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's, of which the driver
-# remembers 5 KB. A block's chains are in a worker's memory all at once: as Python's numbers, some 100 bytes a token.
+# little with an actor; of many questions larger ones cost less, each block being three tasks of Ray's. A block's chains
+# are in a worker's memory all at once, as Python's numbers.
 ROWS_PER_BLOCK = (16, 256)
 TOKENS_OF_BLOCK = 2**20
 BLOCKS_IN_FLIGHT, BLOCKS_PER_ACTOR = 16, 64

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from aft_ray.isolated import Isolated
 from aft_ray.tasks.answers import CHOICE, EXPRESSION, NUMBER, TEXT, by_function, check_answer
 from aft_ray.tasks.choices import read_choices, stated_choice
-from aft_ray.tasks.equations import equations, false_equation
 from aft_ray.tasks.numbers import compare_numbers, plain_number, stated_number
 
 VALUES = ("32400", "6000", "600", "60000", "10")
@@ -380,31 +379,3 @@ def test_a_function_of_the_users(text, verdict, reason, isolated):
     answer = by_function("tests.unit.test_answers:user_check")
     check = check_answer(text, "8", (), answer, isolated)
     assert (check.verdict, check.extracted, check.reason) == (verdict, None, reason)
-
-
-@pytest.mark.parametrize(
-    ("text", "false"),
-    [
-        ("3*6=<<3*6=18>>18, 18+2=<<18+2=20>>20", None),
-        ("<<3*6=18>> <<18+2=21>>", "<<18+2=21>>"),
-        ("<<10/3=3.33>>", None),
-        ("<<20/3=6.66>>", None),
-        ("<<20/3=6.67>>", None),
-        ("<<10/3=3.4>>", "<<10/3=3.4>>"),
-        ("<<10/3=3>>", "<<10/3=3>>"),
-        ("<<20%*50=10>>", None),
-        ("<<(2+3)*4=20>>", None),
-        ("<<1/0=1>>", None),
-        ("<<9**9=1>>", None),
-        ("<<" + "(" * 150 + "=1>>", None),
-        ("3*6=19", None),
-    ],
-)
-def test_annotated_equations_are_checked(text, false):
-    assert false_equation(text) == false
-
-
-def test_equations_are_listed_as_rft_does():
-    assert equations("He has 3*6=<<3*6=18>>18, and 18 + 2 = <<18+2=20>>20.") == ("3*6=18", "18+2=20")
-    assert equations("3 * 6 = 18. 18+2=20. The answer is 20.") == ("3*6=18", "18+2=20")
-    assert equations("No equation.") == ()
