@@ -74,12 +74,12 @@ def without_zeros(bundle: Bundle) -> Bundle:
     return {kind: amount for kind, amount in bundle.items() if amount}
 
 
-def check_this_machine(resources: ResourcesConfig) -> None:
+def check_this_machine(demands: Iterable[Demand]) -> None:
     """Raises NotEnoughResourcesError where the run is for this machine's own Ray and asks for more than there is."""
     if os.environ.get("RAY_ADDRESS"):
         return
     have = {"CPU": float(own_cpus()), "GPU": float(torch.cuda.device_count())}
-    missing = [demand for demand in (training_demand(resources), sampling_demand(resources)) if not holds([have], demand.bundles)]
+    missing = [demand for demand in demands if not holds([have], demand.bundles)]
     if missing:
         told = [f"  resources.{demand}" for demand in missing]
         had = f"This machine has {have['CPU']:g} CPU and {have['GPU']:g} GPU: submit the run to a cluster, or ask for less."

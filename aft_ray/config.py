@@ -81,10 +81,19 @@ class TaskConfig(Settings):
     def label(self) -> str:
         return self.called or self.name
 
+    def deciding(self) -> dict[str, Any]:
+        """As JSON, what questions are made by, beside what files hold: not where those lie, nor how often training sees one."""
+        beside = {"weight": True, "train_file": True, "test_file": True}
+        return self.model_dump(mode="json", exclude=beside | {"parts": {"__all__": beside}})
+
     @property
     def single(self) -> tuple["TaskConfig", ...]:
         """The tasks themselves, whether this is one or a mixture."""
         return self.parts if self.name == "mixture" else (self,)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {single.label: single.weight for single in self.single}
 
     @model_validator(mode="after")
     def _what_it_needs_is_there(self) -> "TaskConfig":
@@ -143,6 +152,11 @@ class TrainingConfig(Settings):
     )
     steps_per_checkpoint: Positive = Field(200, description="optimizer steps between two checkpoints to resume from")
     minutes_per_checkpoint: Annotated[float, Field(gt=0)] = Field(30.0, description="and no more minutes than these")
+
+    def deciding(self) -> dict[str, Any]:
+        """As JSON, what a model is trained by: not how that is divided into passes and starts, which changes but rounding."""
+        beside = {"tokens_per_micro_batch", "steps_per_checkpoint", "minutes_per_checkpoint"}
+        return self.model_dump(mode="json", exclude=beside)
 
 
 class SamplingConfig(Settings):

@@ -7,6 +7,7 @@ messages             messages: a question and a right chain as a conversation, a
 Formats: https://huggingface.co/docs/trl/dataset_formats and https://platform.openai.com/docs/guides/supervised-fine-tuning
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -33,6 +34,8 @@ def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     """
     if out.suffix not in ("", ".jsonl", ".parquet"):
         raise ValueError(f"{out}: expected a name that ends in .jsonl or .parquet, or a directory's")
+    if out.suffix == "" and out.exists():
+        raise ValueError(f"{out}: there already")
     found = FoundRun(run)
     tokenizer = AutoTokenizer.from_pretrained(fetched(model_of(found), weights=False))
     groups = (group for stage in found.sampling_stages for group in iter_parquet(run / stage / "groups", CandidateGroup))
@@ -42,7 +45,11 @@ def export_candidates(run: Place, kind: Kind, split: str, out: Path) -> int:
     disable_progress_bars()
     data = Dataset.from_list(rows)
     write: dict[str, Callable[[str], object]] = {".jsonl": data.to_json, ".parquet": data.to_parquet}
-    write.get(out.suffix, data.save_to_disk)(str(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
+        whole = Path(aside) / out.name
+        write.get(out.suffix, data.save_to_disk)(str(whole))
+        whole.replace(out)
     return len(rows)
 
 

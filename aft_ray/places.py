@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -69,6 +69,16 @@ def files_below(path: Place) -> list[Place]:
     """All files of a folder and its folders."""
     found: list[Place] = list(path.rglob("*"))
     return [file for file in found if file.is_file()]
+
+
+def move_into(folder: Place, files: Iterable[Place]) -> None:
+    """In a store each is copied, then removed."""
+    for file in list(files):
+        to = folder / file.name
+        if isinstance(file, Path):
+            file.replace(str(to))
+        else:
+            file.fs.mv(file.path, to.path)  # type: ignore[union-attr]  # where the file is, there is the folder
 
 
 def copy_within_store(file: Place, to: Place) -> None:
@@ -143,6 +153,7 @@ def for_ray_train(path: Place) -> tuple[str, pyarrow.fs.FileSystem | None]:
 
 SMALL_FILES = (".json", ".jinja", ".model", ".txt")
 """Of a model: config, tokenizer, chat template."""
+WEIGHTS = ".safetensors"
 
 
 def fetched(path: Place, weights: bool = True) -> Path:
@@ -153,7 +164,7 @@ def fetched(path: Place, weights: bool = True) -> Path:
     """
     if isinstance(path, Path):
         return path
-    wanted = (*SMALL_FILES, *([".safetensors"] if weights else []))
+    wanted = (*SMALL_FILES, *([WEIGHTS] if weights else []))
     named = [file for file in path.iterdir() if file.suffix in wanted and not file.name.startswith("consolidated")]
     files = [file for file in named if file.is_file()]
     stats = "".join(sorted(f"{file} {file.stat().st_size} {file.stat().st_mtime}\n" for file in files))

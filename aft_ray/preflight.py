@@ -11,7 +11,8 @@ from aft_ray.planning.shape import ModelShape, empty
 from aft_ray.sampling.engine import longest_request
 from aft_ray.tasks import BadInputError, QuestionSet
 from aft_ray.training.adapters import with_adapters
-from schemas import Question
+from aft_ray.training.examples import alignment_examples, within
+from schemas import CandidateGroup, Question, iter_parquet
 
 
 def check_loss(alignment: AlignmentConfig) -> None:
@@ -81,6 +82,15 @@ def check_splits(found: QuestionSet, train: bool, held_out: bool) -> None:
         raise BadInputError([f"{len(found.train)} training and {len(found.held_out)} held-out questions: this needs {needs}"])
 
 
+def check_tokens(questions: Sequence[Question], config: RunConfig) -> None:
+    """Raises BadInputError where the tokenizer has tokens, used here, for which the model has no embedding."""
+    known = int(AutoConfig.from_pretrained(fetched(config.model.path, weights=False)).get_text_config().vocab_size)
+    for question in questions:
+        if (largest := max((*question.prompt_ids, *question.reference_ids), default=0)) >= known:
+            told = f"its tokenizer makes token {largest} of question {question.question_id}, and its vocab_size is {known}"
+            raise BadInputError([f"{config.model.path}: {told}: resize the model's embeddings, or take another chat template"])
+
+
 def check_references(train: Sequence[Question]) -> None:
     """Raises BadInputError where VFT has nothing to train on."""
     if not any(question.reference for question in train):
@@ -93,6 +103,21 @@ def check_boundary(alignment: AlignmentConfig, samples_for_training: bool) -> No
     if alignment.beta == "auto" and has_boundary(loss_function(alignment.loss)) and not samples_for_training:
         told = "auto finds the boundary from sampled candidates, and all of these are given: set a number, as in 0.2"
         raise BadInputError([f"alignment.beta: {told}"])
+
+
+def check_candidates(groups: Place, alignment: AlignmentConfig, references: bool) -> None:
+    """Raises BadInputError where there is nothing to align on, or, without `references`, no candidate to score for that."""
+    for group in iter_parquet(groups, CandidateGroup):
+        if group.question.split == "train":
+            with_positives = not references or alignment.vft_covers == "reference+positives"
+            examples = within(alignment_examples([group], with_positives), alignment.max_tokens)
+            if any(references or chain.index >= 0 for example in examples for chain in example.chains):
+                return
+    told = "no training question has both right and wrong chains to compare" + ", and none has a reference" * references
+    helps = "more chains (sampling.k), another temperature, easier or harder questions, a better model"
+    raise BadInputError(
+        [f"nothing to align on in {groups}: {told} (of at most {alignment.max_tokens} tokens). May help: {helps}"]
+    )
 
 
 def check_context(config: RunConfig) -> None:

@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from aft_ray import preflight
 from aft_ray.capacity import Demand, check_nodes, check_this_machine, demands_of, sampling_demand, training_demand, wait_for_room
 from aft_ray.cluster import connect
 from aft_ray.config import ModelConfig, RunConfig, TrainingConfig
@@ -27,17 +28,6 @@ from aft_ray.heartbeat import Use
 from aft_ray.labelling import count_labels
 from aft_ray.metrics import Gauges
 from aft_ray.places import Place, absolute, fetched, make_folder, remove, write_atomically
-from aft_ray.preflight import (
-    check_adapters,
-    check_boundary,
-    check_context,
-    check_loss,
-    check_model,
-    check_parallel,
-    check_references,
-    check_splits,
-    check_writable,
-)
 from aft_ray.progress import Listener, StageProgress
 from aft_ray.report.found import SUMMARY
 from aft_ray.report.page import REPORT, write_or_tell
@@ -46,6 +36,7 @@ from aft_ray.sampling.commits import committed
 from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.given import read_given
+from aft_ray.sampling.relabelling import Leftovers
 from aft_ray.sampling.stream import evaluate_model, label_candidates, sample_candidates
 from aft_ray.stages import EARLIER, Stage, all_done, ensure, fingerprints, leading_to, to_come
 from aft_ray.storage import alone_in, code_of, content_of, model_fingerprint
@@ -79,34 +70,35 @@ class Run:
         self.config = config
         self.console = console
         self.until = until
-        check_model(config.model.path)
+        preflight.check_model(config.model.path)
         model = fetched(config.model.path, weights=False)
-        check_context(config)
-        check_loss(config.alignment)
+        preflight.check_context(config)
+        preflight.check_loss(config.alignment)
         if until != "evaluate-base":
-            check_adapters(config)
-        check_parallel(config)
-        check_this_machine(config.resources)
+            preflight.check_adapters(config)
+        preflight.check_parallel(config)
         check_installed(config.tracking)
         self.tasks = make_tasks(config.task)
         tokenizer = AutoTokenizer.from_pretrained(model)
         found, reports = check_questions(config.task, config.seed, tokenizer, config.prompt, config.labelling)
         self.questions = found.questions if until != "evaluate-base" else tuple(found.held_out)
+        preflight.check_tokens(found.questions, config)
         self.left_out = found.counts
         limits = Limits(config.sampling.max_prompt_tokens, config.vft.max_tokens)
         print_report(reports, limits, found.counts, console)
-        check_splits(found, train=until != "evaluate-base", held_out=until in (None, "evaluate-base"))
+        preflight.check_splits(found, train=until != "evaluate-base", held_out=until in (None, "evaluate-base"))
         given: list[CandidateGroup] = []
         if config.sampling.candidates_file is not None:
             file, most = config.sampling.candidates_file, config.alignment.max_tokens
             given = read_given(file, found.questions, tokenizer, config.prompt.chat, console, most, found.set_aside)
         self.rounds = Rounds(config, self.questions, given)
         if until in (None, "align"):
-            check_boundary(config.alignment, self.rounds.samples_for_training)
+            preflight.check_boundary(config.alignment, self.rounds.samples_for_training)
         if any(stage.name == "vft" for stage in self.stages()):
-            check_references(self.rounds.train)
+            preflight.check_references(self.rounds.train)
         self.folder = absolute(config.runs_dir / config.name)
-        check_writable(self.folder)
+        check_this_machine(self.demands)
+        preflight.check_writable(self.folder)
         self.logs = self.folder / "logs" if isinstance(self.folder, Path) else Path("logs", config.name).absolute()
         self.used: dict[str, Use] = {}
         self.listeners: list[Listener] = [Gauges(config.name), lambda stage, look, last: self.used.update({stage: look.use})]
@@ -118,7 +110,8 @@ class Run:
         """
         with alone_in(self.folder):
             local = self.folder if isinstance(self.folder, Path) else self.logs
-            whole = fingerprints(self.whole_run())  # a part belongs to the same run
+            # A part belongs to the same run; a model alone has one of its own.
+            whole = fingerprints(self.stages_to("evaluate-base" if self.until == "evaluate-base" else None))
             if not all_done(self.folder, whole):  # figures of another run, or of one before, say nothing of what is made now
                 for told in (SUMMARY, REPORT):
                     (self.folder / told).unlink(missing_ok=True)
@@ -150,17 +143,19 @@ class Run:
 
     def stages(self) -> list[Stage]:
         """Those that are wanted, and all that they depend on."""
+        return self.stages_to(self.until)
+
+    def stages_to(self, goal: Goal | None) -> list[Stage]:
         stages = self.whole_run()
         evaluations = [stage.name for stage in stages if stage.name.startswith("evaluate-")]
         goals = {None: evaluations, "align": [in_round("align", self.config.rounds)]}
-        return leading_to(goals.get(self.until, [str(self.until)]), stages)
+        return leading_to(goals.get(goal, [str(goal)]), stages)
 
     def whole_run(self) -> list[Stage]:
         config = self.config
-        # A weight says how often training sees a question; the questions are the same.
-        task = config.task.model_dump(mode="json", exclude={"weight": True, "parts": {"__all__": {"weight"}}})
-        questions = {"task": task, "prompt": config.prompt.model_dump(mode="json"), "content": content_of(self.questions)}
-        vft = {"vft": config.vft.model_dump(mode="json"), "task_weights": self.task_weights()} | self.base
+        content = {"content": content_of(self.questions), "prompt": config.prompt.model_dump(mode="json")}
+        questions = {"task": config.task.deciding()} | content
+        vft = {"vft": config.vft.deciding(), "task_weights": self.config.task.weights} | self.base
         seed = {"seed": config.seed}
         first, *further = [self.round_stages(number) for number in range(1, config.rounds + 1)]
         return [
@@ -184,7 +179,7 @@ class Run:
             scored = {"max_tokens": config.alignment.max_tokens, "start_from": config.alignment.start_from}
             stages.append(Stage(reference, scored | model, inputs, partial(self.make_references, number)))
             inputs += (reference,)
-        trained = {"alignment": config.alignment.model_dump(mode="json"), "task_weights": self.task_weights()}
+        trained = {"alignment": config.alignment.deciding(), "task_weights": self.config.task.weights}
         seed = {"seed": config.seed + number - 1} | code_of([config.alignment.loss])
         stages.append(Stage(align, trained | seed | model, inputs, partial(self.make_aligned, number)))
         evaluation = {"samples": config.evaluation.samples}
@@ -193,7 +188,6 @@ class Run:
 
     def sampling_stages(self, number: int) -> list[Stage]:
         """Candidates, labelled."""
-        labelling = self.config.labelling
         model, inputs = self.origin(self.rounds.sampler(number))
         # What these choose is what a stage depends on.
         sampling = self.config.sampling.model_dump(mode="json", exclude={"sample_from", "only_given", "candidates_file"})
@@ -202,10 +196,7 @@ class Run:
             sampled["asked"] = content_of(self.rounds.asked_in(in_round("sample", number)))
 
         def stage(name: str, settings: dict[str, Any], *inputs: str) -> Stage:
-            settings = settings | {
-                "labelling": labelling.model_dump(mode="json") | code_of([labelling.reward, *own_checks(self.tasks)]),
-                "given": content_of(self.rounds.given_in(name)),
-            }
+            settings = settings | {"labelling": self.labelling, "given": content_of(self.rounds.given_in(name))}
             make, renew = partial(self.make_candidates, name, number), partial(self.relabel, name)
             return Stage(name, settings, ("questions", *inputs), make, renew, renewable=("labelling",))
 
@@ -216,6 +207,11 @@ class Run:
     def origin(self, model: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """How a stage depends on a model: by its settings, or by its input."""
         return (self.base, ()) if model == "base" else ({}, (model,))
+
+    @cached_property
+    def labelling(self) -> dict[str, Any]:
+        labelling = self.config.labelling
+        return labelling.model_dump(mode="json") | code_of([labelling.reward, *own_checks(self.tasks)])
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -254,11 +250,12 @@ class Run:
 
     def make_aligned(self, number: int, out: Place) -> dict[str, int]:
         references = self.folder / in_round("reference", number) / "scores"
+        preflight.check_candidates(self.groups_to_train(number), self.config.alignment, references=True)
         return self.train(
             in_round("align", number),
             self.config.alignment,
             self.model_of(self.rounds.start(number)),
-            self.folder / in_round("sample", number) / "groups",
+            self.groups_to_train(number),
             out,
             seed=self.config.seed + number - 1,
             references=references if self.rounds.need_reference_pass(number) else None,
@@ -282,10 +279,15 @@ class Run:
         counts: dict[str, int] = json.loads((out / TOLD).read_text())["counts"]
         return counts
 
+    def groups_to_train(self, number: int) -> Place:
+        return self.folder / in_round("sample", number) / "groups"
+
     def make_references(self, number: int, out: Place) -> dict[str, int]:
+        records = self.groups_to_train(number)
+        preflight.check_candidates(records, self.config.alignment, references=False)
         self.connect_for(training_demand(self.config.resources))
         remove(out / "scores")  # of other ranks, perhaps
-        records, scores = self.folder / in_round("sample", number) / "groups", make_folder(out / "scores")
+        scores = make_folder(out / "scores")
         with self.progress(in_round("reference", number), 0, "passes") as counter:
             start = self.model_of(self.rounds.start(number))
             score_references(self.training_job(self.config.alignment, start, records, scores, counter))
@@ -308,7 +310,7 @@ class Run:
             training=training,
             resources=self.config.resources,
             seed=self.config.seed if seed is None else seed,
-            task_weights=self.task_weights(),
+            task_weights=self.config.task.weights,
             records=records,
             out=out,
             counter=counter,
@@ -324,16 +326,15 @@ class Run:
             self.connect_for(sampling_demand(self.config.resources))
         else:
             connect(self.logs)
-        groups = make_folder(out / "groups")
+        left = Leftovers(out, self.labelling)
         settings = self.engine_settings(rounds.sampler(number) if to_sample else "base", number)
-        earlier = len(committed(groups))
         with self.progress(stage, len(asked), "questions") as counter:
-            counter.add.remote(earlier)
-            self.label_given(stage, out, settings, counter)
+            counter.add.remote(left.labelled)
+            left.label(settings, counter, but=self.label_given(stage, out, settings, counter))
             if to_sample:
                 others = frozenset(question.question_id for question in self.questions) - to_sample
-                sample_candidates(self.folder / "questions", groups, settings, counter, others)
-        return self.count_candidates(stage, groups) | ({EARLIER: earlier} if earlier else {})
+                sample_candidates(self.folder / "questions", left.groups, settings, counter, others)
+        return self.count_candidates(stage, left.groups, left.labelled + left.to_label)
 
     def label_given(self, stage: str, out: Place, settings: EngineSettings, counter: ActorHandle[Any]) -> frozenset[str]:
         """The candidates from the user's file, labelled; the ids of their questions."""
@@ -345,16 +346,19 @@ class Run:
 
     def relabel(self, stage: str, out: Place) -> dict[str, int]:
         connect(self.logs)
-        groups, settings = make_folder(out / "groups"), self.engine_settings("base")
-        with self.progress(stage, len(self.rounds.asked_in(stage)), "questions labelled") as counter:
+        left, settings, asked = Leftovers(out, self.labelling), self.engine_settings("base"), len(self.rounds.asked_in(stage))
+        with self.progress(stage, asked, "questions labelled") as counter:
+            counter.add.remote(left.labelled)
             # Those from the file anew: a function of the user's may have taken the place of the rewards that they came with.
             given = self.label_given(stage, out, settings, counter)
-            label_candidates(self.folder / stage / "groups", groups, settings, counter, but=given)
-        return self.count_candidates(stage, groups)
+            left.label(settings, counter, but=given)
+            label_candidates(self.folder / stage / "groups", left.groups, settings, counter, but=given)
+        return self.count_candidates(stage, left.groups, earlier=asked)
 
-    def count_candidates(self, stage: str, groups: Place) -> dict[str, int]:
+    def count_candidates(self, stage: str, groups: Place, earlier: int) -> dict[str, int]:
         asked = [question.question_id for question in self.rounds.asked_in(stage)]
-        return count_labels(answered(groups, CandidateGroup, asked, lambda group: group.question.question_id))
+        counts = count_labels(answered(groups, CandidateGroup, asked, lambda group: group.question.question_id))
+        return counts | ({EARLIER: earlier} if earlier else {})
 
     def make_sampler_evaluation(self, out: Place) -> dict[str, int]:
         groups = iter_parquet(self.folder / self.rounds.held_out_in / "groups", CandidateGroup)
@@ -381,9 +385,6 @@ class Run:
     def model(self) -> Place:
         """What the run is for, when it has ended."""
         return self.folder / in_round("align", self.config.rounds) / "model"
-
-    def task_weights(self) -> dict[str, float]:
-        return {single.label: single.weight for single in self.config.task.single}
 
     def engine_settings(self, stage: str, number: int = 1) -> EngineSettings:
         path = self.model_of(stage)

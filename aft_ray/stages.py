@@ -29,6 +29,10 @@ class Stage:
     """Makes it from its last result, which is enough where nothing but the settings named in `renewable` have changed."""
     renewable: tuple[str, ...] = ()
 
+    def begun_as(self, inputs: dict[str, str]) -> str:
+        """What an interrupted start is found by: whatever the settings were then by which a stage is only renewed."""
+        return fingerprint({name: value for name, value in self.settings.items() if name not in self.renewable}, inputs)
+
 
 def fingerprints(stages: Sequence[Stage]) -> dict[str, str]:
     """Of each by its name, as its manifest will have it: of all that it depends on."""
@@ -63,11 +67,11 @@ def ensure(
 ) -> tuple[StageManifest, bool]:
     """The stage's manifest, and whether it was there already. `used`: what stages have used, once they are made."""
     inputs = {name: manifests[name].fingerprint for name in stage.inputs}
-    wanted = fingerprint(stage.settings, inputs)
-    finish_interrupted(folder / stage.name, wanted)
+    wanted, begun_as = fingerprint(stage.settings, inputs), stage.begun_as(inputs)
+    finish_interrupted(folder / stage.name, begun_as, wanted)
     found = read_manifest(folder / stage.name)
     if found is not None and found.fingerprint == wanted:
-        remove_leftovers(folder / stage.name, wanted)
+        remove_leftovers(folder / stage.name, begun_as)
         console.print(f"[green]✓[/] {stage.name:<13} done before")
         return found, True
     if found is not None:
@@ -81,7 +85,7 @@ def ensure(
         }
         make = stage.renew if changed <= set(stage.renewable) else stage.make
     started = time.monotonic()
-    with stage_folder(folder / stage.name, wanted) as out:
+    with stage_folder(folder / stage.name, begun_as) as out:
         counts = make(out)
         manifest = StageManifest(
             stage=stage.name,

@@ -19,10 +19,12 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from upath import UPath
 
-from aft_ray.places import Place, copy_within_store, files_below, make_folder, remove
+from aft_ray.places import SMALL_FILES, WEIGHTS, Place, copy_within_store, files_below, make_folder, remove
 from schemas import Record, StageManifest
 
 MANIFEST, REPLACED = "manifest.json", "-replaced"
+WEIGHTS_LOOKED_AT, PIECE = 64, 2**16
+"""Pieces of a model's weights, and the bytes of each: to read 140 GB at every start would take too long."""
 
 
 def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -32,17 +34,20 @@ def fingerprint(settings: dict[str, Any], inputs: dict[str, str]) -> str:
 
 
 def model_fingerprint(folder: Place) -> str:
-    """Of a model: its small files whole, and of each weight file the size and the first and last MiB."""
+    """Of a model: its small files whole, and of its weights the sizes and pieces all over."""
     digest = hashlib.sha256()
-    files: list[Place] = list(folder.iterdir())
+    files: list[Place] = [file for file in folder.iterdir() if file.suffix in (*SMALL_FILES, WEIGHTS)]
+    pieces = max(3, WEIGHTS_LOOKED_AT // max(1, sum(file.suffix == WEIGHTS for file in files)))
     for file in sorted(files, key=lambda file: file.name):
-        if file.suffix not in (".json", ".jinja", ".model", ".safetensors"):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        if file.suffix != WEIGHTS or size <= pieces * PIECE:
+            digest.update(file.read_bytes())
             continue
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(2**20))
-            stream.seek(max(0, file.stat().st_size - 2**20))
-            digest.update(stream.read())
+        with file.open("rb") if isinstance(file, Path) else file.open("rb", cache_type="none") as stream:
+            for number in range(pieces):
+                stream.seek(number * (size - PIECE) // (pieces - 1))
+                digest.update(stream.read(PIECE))
     return digest.hexdigest()[:16]
 
 
@@ -80,15 +85,16 @@ def stage_folder(stage: Place, stage_fingerprint: str) -> Iterator[Place]:
     for leftover in stage.parent.glob(f".{stage.name}-*"):
         if leftover != working:
             remove(leftover)
-    yield make_folder(working)
+    (make_folder(working) / MANIFEST).unlink(missing_ok=True)  # of one that was whole, under settings by which it is renewed
+    yield working
     _put_in_place(working, stage)
 
 
-def finish_interrupted(stage: Place, stage_fingerprint: str) -> None:
+def finish_interrupted(stage: Place, stage_fingerprint: str, wanted: str) -> None:
     """Put a stage in place that was whole, its manifest written, when its run was killed."""
     working = _working_folder(stage, stage_fingerprint)
     manifest = read_manifest(working)
-    if manifest is not None and manifest.fingerprint == stage_fingerprint:
+    if manifest is not None and manifest.fingerprint == wanted:
         _put_in_place(working, stage)
 
 

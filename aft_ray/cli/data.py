@@ -135,7 +135,7 @@ def label(
     try:
         counts = label_file(file, out, kind, check_seconds, console)
     except OSError as error:
-        refuse(f"{error.filename}: {error.strerror}", console)
+        refuse(f"{error.filename or out}: {error.strerror}", console)
     except (NotLoadableError, BadInputError) as error:
         refuse(str(error), console)
     told = ", ".join(f"{counts.get(name, 0):,} {name}" for name in ("right", "wrong", "unknown", "broken"))

@@ -108,15 +108,27 @@ def keep_chatter(logs: Path) -> None:
 
 
 def parse(job: RunConfig, arguments: list[str]) -> RunConfig:
-    """The job's settings, overridden by a file named by --config, overridden by the command line."""
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    files.add_argument("--config", type=Path)
-    known, rest = files.parse_known_args(arguments)
+    """The job's settings, overridden by a file named by --config, overridden by the command line.
+
+    Of a task by another name nothing is the job's: how many questions it takes of its own is no word on others.
+    """
+    known, rest = _known(arguments, "--config")
+    changes = {} if known is None else load_yaml(Path(known))
+    other_task = _known(rest, "--task.name")[0] or (changes.get("task") or {}).get("name")
     settings = job.model_dump()
-    if known.config is not None:
-        settings = _merged(settings, load_yaml(known.config))
+    if other_task not in (None, job.task.name):
+        settings["task"] = {"name": other_task}
+    settings = _merged(settings, changes)
     parsed = CliApp.run(JobSettings, cli_args=rest, **settings)
     return RunConfig.model_validate(parsed.model_dump())
+
+
+def _known(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    """What the option says, and the arguments without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(option, dest="told")
+    known, rest = parser.parse_known_args(arguments)
+    return known.told, rest
 
 
 def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

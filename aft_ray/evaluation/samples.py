@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import comb
 
+from aft_ray.tasks.answers import form_of
 from schemas import Candidate
 
 REPEATED_LENGTH = 4
@@ -12,12 +13,14 @@ REPEATED_LENGTH = 4
 def majority_is_right(samples: Sequence[Candidate]) -> float | None:
     """maj@k (self-consistency, arXiv 2203.11171): whether the answer that most samples state is right.
 
-    Samples without an answer have no vote; right answers count as one whatever their form. Where answers tie, the share of the
-    tied ones that is right. None where answers cannot be counted, as those that a function of the user's checks.
+    Samples without an answer have no vote. An answer counts as one whatever its form: the right one as it was checked, others
+    by `form_of`. Where answers tie, the share of the tied ones that is right. None where answers cannot be counted, as those
+    that a function of the user's checks.
     """
     if any(c.extracted is None and c.verdict != "unknown" for c in samples):
         return None
-    votes = Counter("right" if c.verdict == "right" else f"other {c.extracted}" for c in samples if c.extracted is not None)
+    stated = [(c.verdict == "right", c.extracted) for c in samples if c.extracted is not None]
+    votes = Counter("right" if right else ("other", form_of(answer)) for right, answer in stated)
     if not votes:
         return 0.0
     most = max(votes.values())

@@ -12,6 +12,7 @@ from aft_ray.planning.shape import ModelShape, group
 from aft_ray.training.batches import Example
 from aft_ray.training.engine import DTYPES, deepspeed_buffers
 from aft_ray.training.head import LOGITS_AT_A_TIME, LOGITS_KEPT
+from aft_ray.training.layout import why_plain
 
 PROCESS = {"train": 0.6e9, "sample": 1.3e9}
 """Of a worker or actor with nothing loaded: Python, torch, DeepSpeed or vLLM, Ray. As measured by benchmarks/planning.py."""
@@ -19,6 +20,8 @@ KEPT_BY_MALLOC = 1.2
 """Of activations in a process's memory, which the allocator does not give back as they come."""
 BUCKETS = {0: 0, 1: 0, 2: 1, 3: 6}
 """Of DeepSpeed's, by ZeRO stage, that a process holds while it sends them to others, beside the one that fills. Likewise."""
+BYTES_OF_WHOLE_LOGITS = 16
+"""Of a model that is trained the plain way, for each logit of its chains: in backward four numbers. As measured, bf16 too."""
 CUDA_CONTEXT = 2.4e9
 """What a GPU holds beside PyTorch's tensors: kernels, cuBLAS. As measured by benchmarks/gpu.py, of one rank."""
 OF_GPU = 0.92
@@ -133,6 +136,10 @@ def activation_memory(
     # Those that are kept; those of a part, their gradient, and the same in fp32.
     kept_logits = dtype.itemsize * min(of_chains * shape.vocabulary, LOGITS_KEPT[kind])
     logits = kept_logits + (4 + dtype.itemsize) * LOGITS_AT_A_TIME[kind]
+    if why_plain(shape.model, training.max_tokens) is not None:
+        prompt, chain = len(example.prompt_ids), len(example.chains[0].token_ids)
+        rows = min(max(1, budget // (prompt + chain)), of_rank * len(longest.chains))
+        logits = BYTES_OF_WHOLE_LOGITS * rows * chain * shape.vocabulary
     # The hidden states of the chains, and their gradient in fp32.
     hidden = of_chains * shape.hidden * (dtype.itemsize + 4)
     return of_layers + max(kept.transient, logits) + hidden

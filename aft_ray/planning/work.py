@@ -24,6 +24,10 @@ class Lengths:
     """Training questions whose candidates are the user's own, and not sampled in the first round."""
     given_chains: float = 0.0
     """Of each of them, the mean."""
+    passes: float = 1.0
+    """Over a training question in an epoch, the mean: the weights of their tasks."""
+    reference_passes: float = 1.0
+    """The same of those with references."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class StageWork:
 def stages_of(config: RunConfig, shape: ModelShape, lengths: Lengths) -> list[StageWork]:
     """An upper bound: no chain is taken to be a double of another, none to be dropped."""
     k, greedy = config.sampling.k, 1
-    vft = lengths.references * config.vft.epochs
+    vft = lengths.references * lengths.reference_passes * config.vft.epochs
     trained_on = lengths.given if config.sampling.only_given else lengths.train
-    groups = trained_on * config.alignment.epochs
+    groups = trained_on * lengths.passes * config.alignment.epochs
     sampled = trained_on - lengths.given
     needs_vft = config.alignment.start_from == "vft" or (sampled > 0 and config.sampling.sample_from == "vft")
     work = [training("vft", shape, lengths, vft, 1, config.vft.lora)] if needs_vft else []

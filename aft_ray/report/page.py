@@ -138,8 +138,9 @@ def stage_row(run: FoundRun, manifest: StageManifest) -> dict[str, Any]:
     if training is not None:
         tokens = sum([step or 0.0 for step in training.values("tokens")], 0.0)
         rate = f"{tokens / sum(training.seconds):,.0f} tokens/s in steps"
-    elif manifest.seconds and (done := manifest.counts.get("groups") or manifest.counts.get("questions")):
-        rate = f"{(done - manifest.counts.get(EARLIER, 0)) / manifest.seconds:,.1f} questions/s"
+    elif manifest.seconds:
+        done = manifest.counts.get("groups", manifest.counts.get("questions", 0)) - manifest.counts.get(EARLIER, 0)
+        rate = f"{done / manifest.seconds:,.1f} questions/s" if done else ""
     skipped = next(stage["skipped"] for stage in run.summary["stages"] if stage["name"] == manifest.stage)
     return {
         "name": manifest.stage,
@@ -166,7 +167,7 @@ def interval(ends: list[float] | None) -> str:
 
 
 def with_interval(value: float | None, ends: list[float] | None) -> str:
-    return share(value) + (f" ({interval(ends)})" if ends else "")
+    return share(value) + (f" ({interval(ends)})" if ends and value is not None else "")
 
 
 def points(gain: float) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 from aft_ray.isolated import Isolated
 from aft_ray.tasks.choices import compare_choices, gold_letter, stated_choice
-from aft_ray.tasks.expressions import compare_expressions, gold_expression, stated_expression
+from aft_ray.tasks.expression_forms import clean, compact
+from aft_ray.tasks.expressions import compare_expressions, gold_expression, number_of, stated_expression
 from aft_ray.tasks.numbers import compare_numbers, plain_number, stated_number
-from aft_ray.tasks.texts import compare_texts, stated_text
+from aft_ray.tasks.texts import compare_texts, folded, stated_text
 from schemas import Verdict
 
 Choices = tuple[str, ...]
@@ -83,6 +85,13 @@ def _undecided(extracted: str, gold: str, choices: Choices) -> None:
 def answer_of_kind(kind: str) -> Answer:
     """By the name that a configuration gives: number, choice, expression, text, or module:name."""
     return {"number": NUMBER, "choice": CHOICE, "expression": EXPRESSION, "text": TEXT}.get(kind) or by_function(kind)
+
+
+def form_of(extracted: str) -> Fraction | int | str:
+    """The same for answers of any kind that are the same: as numbers, or as texts without case, articles and typesetting."""
+    text = clean(extracted)
+    number = number_of(text)
+    return compact(folded(text)) if number is None else number
 
 
 def check_answer(text: str, gold: str, choices: Choices, answer: Answer, isolated: Isolated) -> Check:

@@ -72,7 +72,7 @@ def compare_expressions(extracted: str, gold: str, choices: tuple[str, ...] = ()
     for told in (same_base(said, wanted), same_letters(said, wanted), _same_words(said, wanted)):
         if told is not None:
             return told if isinstance(told, str) else "right" if told else "wrong"
-    numbers = _number(said), _number(wanted)
+    numbers = number_of(said), number_of(wanted)
     if numbers[0] is not None and numbers[1] is not None:
         return "right" if numbers[0] == numbers[1] or _same_per_cent(said, wanted) else "wrong"
     return _compare_values(said, wanted)
@@ -88,7 +88,7 @@ def _compare_values(said: str, wanted: str) -> Verdict | None:
         return "unknown" if units_differ else "right"
     if ":" not in wanted and (r"\frac" in wanted or "/" in wanted):
         said = RATIO.sub(r"\1/\2", said)
-    numbers = _number(said), _number(wanted)
+    numbers = number_of(said), number_of(wanted)
     if numbers[0] is not None and numbers[1] is not None:
         return "wrong" if numbers[0] != numbers[1] else "unknown" if units_differ else "right"
     if brackets_differ(said, wanted):
@@ -115,7 +115,7 @@ def _same_per_cent(said: str, wanted: str) -> bool:
     r"""Whether `60\%` is said for `\frac{3}{5}`, or the other way round."""
     if said.endswith("%") == wanted.endswith("%"):
         return False
-    found, asked = (_number(text) for text in (said, wanted))
+    found, asked = (number_of(text) for text in (said, wanted))
     return found is not None and asked is not None and (found == asked * 100 if said.endswith("%") else found * 100 == asked)
 
 
@@ -173,7 +173,7 @@ def gold_expression(gold: str) -> str:
     return gold.strip().strip("$").strip()
 
 
-def _number(text: str) -> Fraction | int | None:
+def number_of(text: str) -> Fraction | int | None:
     """The value of a plain number; of one with percent sign the bare number."""
     try:
         number, unit = value(plain_number(" ".join(TEXT.sub(r" \1 ", text).split())))

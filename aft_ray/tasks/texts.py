@@ -39,8 +39,8 @@ def _read(statement: Statement) -> str | None:
 
 def compare_texts(extracted: str, gold: str, choices: tuple[str, ...] = ()) -> Verdict:
     """Whether the line, or its first sentence, is gold; where gold is some other part of it, it cannot be told."""
-    said, wanted = _folded(extracted), _folded(gold)
-    if wanted in (said, _folded(Statement(extracted, "line").sentence)):
+    said, wanted = folded(extracted), folded(gold)
+    if wanted in (said, folded(Statement(extracted, "line").sentence)):
         return "right"
     return "unknown" if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", said) else "wrong"
 
@@ -53,11 +53,11 @@ def _trimmed(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """Without case, articles, surplus white space, and the typography of quotes, accents and abbreviations."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("&", " and ").replace("\u2019", "'").replace("_", "")
     words = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text).split()
     if len(words) > 1 and words[0] in ("a", "an", "the"):
         words = words[1:]
-    folded = re.sub(r"(?<=\b\w)\.\s?(?=\w\b)", "", _trimmed(" ".join(words).replace("\u2212", "-")))
-    return re.sub(r"(?<=\d) (?=[a-z]{1,2}\b)", "", folded)
+    found = re.sub(r"(?<=\b\w)\.\s?(?=\w\b)", "", _trimmed(" ".join(words).replace("\u2212", "-")))
+    return re.sub(r"(?<=\d) (?=[a-z]{1,2}\b)", "", found)

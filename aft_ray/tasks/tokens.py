@@ -20,10 +20,13 @@ def tokenize_questions(
     """The same questions with `prompt_ids` and `reference_ids`.
 
     With few-shot examples the first training questions of each task that have a reference become the examples of all its
-    others, and are no questions any more. Raises BadInputError where a task has too few, or the model has no chat template.
+    others, and are no questions any more. Raises BadInputError where a task has too few, or the model's tokenizer has no chat
+    template, or no token that ends a text.
     """
     if config.chat and tokenizer.chat_template is None:
         raise BadInputError([f"{tokenizer.name_or_path}: no chat template, which prompt.chat needs"])
+    if tokenizer.eos_token_id is None:
+        raise BadInputError([f"{tokenizer.name_or_path}: no end-of-sequence token (eos_token), by which a chain of thought ends"])
     shots = choose_shots(questions, config.few_shot)
     asked = not_taken(questions, shots)
     texts = [prompt_text(question, tasks[question.task], shots[question.task], tokenizer, config.chat) for question in asked]

@@ -34,5 +34,5 @@ def raise_divergence(out: Place) -> None:
     infinite = [name for name, value in told["measures"].items() if value is not None and not math.isfinite(value)]
     raise DivergedError(
         f"step {told['step']}: {', '.join(infinite)} no finite number any more. Its batch: {', '.join(told['question_ids'])}. "
-        "A smaller learning_rate, a gradient_clipping above 0 or other questions may help; the last checkpoint is kept."
+        "A smaller learning_rate, a gradient_clipping above 0 or other questions may help; with any of them it begins anew."
     )

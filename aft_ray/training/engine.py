@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import is_liger_kernel_available
 
 from aft_ray.config import ResourcesConfig
@@ -45,7 +45,7 @@ def start_engine(job: TrainingJob, total_steps: int, universal: bool = False) ->
 
     join_process_group(job.resources)
     torch.manual_seed(job.seed)
-    model = without_dropout(load_model(job).train())  # in eval mode no activation is checkpointed
+    model = without_chance(load_model(job))
     if job.training.lora is not None:
         model = with_adapters(model, job.training.lora, job.seed)
     if job.resources.activation_checkpointing:
@@ -84,7 +84,9 @@ def load_model(job: TrainingJob) -> PreTrainedModel:
     on_gpu = job.resources.gpus_per_training_worker > 0
     flex = on_gpu and has_flex_attention(job)
     model = read_model(job, **({"attn_implementation": "flex_attention"} if flex else {}))
-    if not flex and model.is_backend_compatible():
+    if not flex and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the only one beside FlexAttention that caps (Gemma 2)
+    elif not flex and model.is_backend_compatible():
         model.set_attn_implementation(SHARED_PROMPT)
     return with_fused_kernels(model) if on_gpu else model
 
@@ -106,8 +108,15 @@ def with_fused_kernels(model: PreTrainedModel) -> PreTrainedModel:
     if is_liger_kernel_available():
         from transformers.integrations.liger import apply_liger_kernel
 
-        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+        apply_liger_kernel(model, kernels_for(model.config))
     return model
+
+
+def kernels_for(config: PretrainedConfig) -> dict[str, bool]:
+    """Which of them. Liger's rotary positions turn the whole of a head, where a model may turn a part of it (Phi-4-mini)."""
+    rotary = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    in_part = {"rope": False} if rotary.get("partial_rotary_factor", 1.0) != 1.0 else {}
+    return {"cross_entropy": False, "fused_linear_cross_entropy": False} | in_part
 
 
 def read_model(job: TrainingJob, **settings: str) -> PreTrainedModel:
@@ -119,14 +128,16 @@ def read_model(job: TrainingJob, **settings: str) -> PreTrainedModel:
     return model
 
 
-def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+def without_chance(model: PreTrainedModel) -> PreTrainedModel:
     """A chain's score is a function of the weights: the two passes of a split question must give the same.
 
-    Some models hand a number of theirs to torch's function (`hidden_dropout`, `layerdrop`), others have a module for it.
+    So nothing is left in training mode, in which experts too are drawn by lot (PhiMoE) and inputs jittered, but the modules that
+    checkpoint their activations, and do so in no other. Those may hand a number of theirs to torch's dropout (`hidden_dropout`).
     """
+    model.eval()
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
@@ -158,18 +169,18 @@ def deepspeed_buffers(on_gpu: bool) -> dict[str, int]:
 
 
 def deepspeed_config(job: TrainingJob) -> dict[str, Any]:
-    on_gpu = job.resources.gpus_per_training_worker > 0
+    on_gpu, stage = job.resources.gpus_per_training_worker > 0, job.resources.zero_stage
     offloaded = [kind for kind in ("optimizer", "parameters") if kind in job.resources.offload]
     names = {"optimizer": "offload_optimizer", "parameters": "offload_param"}
     offload = {names[kind]: {"device": "cpu", "pin_memory": on_gpu} for kind in offloaded}
-    sums = {"data_types": {"grad_accum_dtype": "fp32"}} if job.model.precision == "bf16" and job.resources.zero_stage else {}
+    sums = {"data_types": {"grad_accum_dtype": "fp32"}} if job.model.precision == "bf16" and stage else {}
     return sums | {
         # One "micro-batch" a step as DeepSpeed counts: the loop itself says where a global batch ends.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": job.training.gradient_clipping,
         "bf16": {"enabled": job.model.precision == "bf16"},
-        "zero_optimization": {"stage": job.resources.zero_stage, "overlap_comm": False} | deepspeed_buffers(on_gpu) | offload,
+        "zero_optimization": {"stage": stage, "overlap_comm": on_gpu and stage == 3} | deepspeed_buffers(on_gpu) | offload,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }

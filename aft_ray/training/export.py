@@ -3,6 +3,7 @@
 Adapters are added to the weights as these are written, and written by themselves beside the model, as PEFT reads them.
 """
 
+import copy
 import json
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import deepspeed
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from aft_ray.places import Place, fetched, make_folder, upload
 from aft_ray.training.adapters import ADAPTER, adapters_of, own_parameters
@@ -25,6 +26,8 @@ BYTES_PER_FILE = 2**31
 def export(engine: Any, job: TrainingJob, dtype: torch.dtype) -> None:
     """Weights as safetensors, config, generation config, tokenizer; adapters. Called by all ranks, written by rank 0."""
     model, writes = engine.module.model, deepspeed.comm.get_rank() == 0
+    if model.can_generate():
+        model.generation_config = writable(model.generation_config)
     with tempfile.TemporaryDirectory() as folder:
         writer = Writer(Path(folder), job.out / "model") if writes else None
         if getattr(model, "_weight_conversions", None):
@@ -40,6 +43,18 @@ def export(engine: Any, job: TrainingJob, dtype: torch.dtype) -> None:
             writer.put_away()
         if job.training.lora is not None:
             save_adapters(model, Writer(Path(folder), job.out / "adapter") if writes else None, dtype, job.model.path)
+
+
+def writable(config: GenerationConfig) -> GenerationConfig:
+    """transformers reads what it refuses to write: settings of sampling without `do_sample`, a padding token -1."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config = copy.deepcopy(config)
+        config.do_sample = True
+        if (config.pad_token_id or 0) < 0:
+            config.pad_token_id = None
+    return config
 
 
 class Writer:

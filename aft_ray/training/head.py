@@ -27,27 +27,34 @@ ALIGNED = 256
 class LogLikelihoodHead(nn.Module):
     """A language model's output layer as a function of targets. A module, so that ZeRO-3 gathers its weights."""
 
-    def __init__(self, output: nn.Linear) -> None:
+    def __init__(self, output: nn.Linear, cap: float | None = None) -> None:
+        """`cap`: logits l become cap * tanh(l / cap), as Gemma 2 has it (arXiv 2408.00118, section 2)."""
         super().__init__()
-        self.weight, self.bias = output.weight, output.bias
+        self.weight, self.bias, self.cap = output.weight, output.bias, cap
 
     def forward(self, hidden_TH: Tensor, target_T: Tensor) -> Tensor:
         """Log-likelihood [T] of each target, nats, fp32."""
-        result: Tensor = _LogLikelihood.apply(hidden_TH, self.weight, self.bias, target_T, torch.is_grad_enabled())
+        result: Tensor = _LogLikelihood.apply(hidden_TH, self.weight, self.bias, target_T, self.cap, torch.is_grad_enabled())
         return result
 
 
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_T: Tensor, goes_back: bool
+        ctx: Any,
+        hidden_TH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        target_T: Tensor,
+        cap: float | None,
+        goes_back: bool,
     ) -> Tensor:
         logsumexp_T = hidden_TH.new_full((len(hidden_TH),), -torch.inf, dtype=torch.float32)
         target_logit_T = torch.zeros_like(logsumexp_T)
         room = LOGITS_KEPT[hidden_TH.device.type] if goes_back else 0
-        ctx.kept = {}
+        ctx.kept, ctx.cap = {}, cap
         for part in _parts(hidden_TH, weight_VH):
-            logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
+            logits_TW = _logits(hidden_TH, weight_VH, bias_V, part, cap)
             place_T, inside_T = _place(target_T, part)
             of_part_T, at_place_T = _on(hidden_TH.device, _reduced)(logits_TW, place_T)
             logsumexp_T = torch.logaddexp(logsumexp_T, of_part_T)
@@ -69,15 +76,15 @@ class _LogLikelihood(torch.autograd.Function):
         for part in _parts(hidden_TH, weight_VH):
             logits_TW = ctx.kept.pop(part.start, None)
             if logits_TW is None:
-                logits_TW = _logits(hidden_TH, weight_VH, bias_V, part)
+                logits_TW = _logits(hidden_TH, weight_VH, bias_V, part, ctx.cap)
             place_T, inside_T = _place(target_T, part)
-            by_logit_TW = _on(hidden_TH.device, _by_logit)(logits_TW, logsumexp_T, gradient_T, place_T, inside_T)
+            by_logit_TW = _on(hidden_TH.device, _by_logit)(logits_TW, logsumexp_T, gradient_T, place_T, inside_T, ctx.cap)
             by_hidden_TH += by_logit_TW @ weight_VH[part]
             if by_weight_VH is not None:
                 torch.mm(by_logit_TW.T, hidden_TH, out=by_weight_VH[part])
             if by_bias_V is not None:
                 by_bias_V[part] = by_logit_TW.sum(dim=0)
-        return by_hidden_TH.to(hidden_TH.dtype), by_weight_VH, by_bias_V, None, None
+        return by_hidden_TH.to(hidden_TH.dtype), by_weight_VH, by_bias_V, None, None, None
 
 
 def _parts(hidden_TH: Tensor, weight_VH: Tensor) -> Iterator[slice]:
@@ -87,8 +94,9 @@ def _parts(hidden_TH: Tensor, weight_VH: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + size, len(weight_VH)))
 
 
-def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, part: slice) -> Tensor:
-    return linear(hidden_TH, weight_VH[part], None if bias_V is None else bias_V[part])
+def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, part: slice, cap: float | None) -> Tensor:
+    logits_TW = linear(hidden_TH, weight_VH[part], None if bias_V is None else bias_V[part])
+    return logits_TW if cap is None else logits_TW.div_(cap).tanh_().mul_(cap)
 
 
 def _reduced(logits_TW: Tensor, place_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,10 +105,15 @@ def _reduced(logits_TW: Tensor, place_T: Tensor) -> tuple[Tensor, Tensor]:
     return logits_TW.logsumexp(dim=1), logits_TW.gather(1, place_T[:, None]).squeeze(1)
 
 
-def _by_logit(logits_TW: Tensor, logsumexp_T: Tensor, gradient_T: Tensor, place_T: Tensor, inside_T: Tensor) -> Tensor:
-    """The gradient by each logit, in the logits' type. May take their memory."""
+def _by_logit(
+    logits_TW: Tensor, logsumexp_T: Tensor, gradient_T: Tensor, place_T: Tensor, inside_T: Tensor, cap: float | None
+) -> Tensor:
+    """The gradient by each logit, before it was capped, in the logits' type. May take their memory."""
+    slope_TW = None if cap is None else 1 - (logits_TW.float() / cap).square()
     by_logit_TW = logits_TW.float().sub_(logsumexp_T[:, None]).exp_().mul_(-gradient_T[:, None])
     by_logit_TW.scatter_add_(1, place_T[:, None], (gradient_T * inside_T)[:, None])
+    if slope_TW is not None:
+        by_logit_TW.mul_(slope_TW)
     return by_logit_TW.to(logits_TW.dtype)
 
 

@@ -5,27 +5,27 @@ import logging
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Example, Layout, make_batch
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Of a score, nats. What a model does that sharing ignores (positions not rotary, logits capped or scaled) changes far more."""
+"""Of a score, nats. What a model does that sharing ignores (positions not rotary, logits scaled) changes far more."""
+
+
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers, as configurations call them, in which a mask decides all that a token sees."""
 
 
 def choose_layout(engine: Any, example: Example, max_tokens: int) -> Layout:
-    """On all ranks the same. Scores the first chains of an example in both ways, so that nothing need be known of the model."""
+    """On all ranks the same. Scores the first chains of an example in both ways, so that little need be known of the model."""
     model = engine.module.model
     config = model.config
-    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        return _plain("it takes no positions")
+    reason = why_plain(model, max_tokens)
+    if reason is not None:
+        return _plain(reason)
     shared: Layout = "pack" if config._attn_implementation == "flex_attention" else "rows"
-    window = shortest_window(config)
-    if window is not None and max_tokens > window:
-        return _plain(f"its attention has a window of {window} tokens, below max_tokens = {max_tokens}")
-    if getattr(config.get_text_config(), "final_logit_softcapping", None):
-        return _plain("it caps its logits")  # which changes a mean over few tokens by less than bf16 does
     probe = [Example(example.question_id, example.prompt_ids, example.chains[:3])]
     if len(probe[0].chains) == 1:
         probe = [Example(example.question_id, example.prompt_ids, example.chains * 2)]
@@ -35,6 +35,24 @@ def choose_layout(engine: Any, example: Example, max_tokens: int) -> Layout:
         model.set_attn_implementation("sdpa")  # with a dense mask, which more models follow
         difference = difference_of(engine, probe, shared)
     return shared if difference <= tolerance else _plain(f"with a shared prompt its scores differ by {difference:.2g} nats")
+
+
+def why_plain(model: PreTrainedModel, max_tokens: int) -> str | None:
+    """What a model is known by that cannot share prompts, though it has no weights yet."""
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return "it takes no positions"
+    if has_state(model):
+        return "layers of it carry a state from token to token"
+    window = shortest_window(model.config)
+    if window is not None and max_tokens > window:
+        return f"its attention has a window of {window} tokens, below max_tokens = {max_tokens}"
+    return None
+
+
+def has_state(model: PreTrainedModel) -> bool:
+    """Whether some layer reads a row as it stands, whatever a mask says: a state space, linear attention, a convolution."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return bool(kinds - ATTENTION) or any(isinstance(module, torch.nn.Conv1d) for module in model.modules())
 
 
 def difference_of(engine: Any, probe: list[Example], shared: Layout) -> float:

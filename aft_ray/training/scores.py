@@ -20,7 +20,8 @@ class Scorer(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.head = LogLikelihoodHead(model.get_output_embeddings())
+        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.head = LogLikelihoodHead(model.get_output_embeddings(), cap)
 
     def forward(self, batch: Batch) -> Tensor:
         """s(c) [C]: per-token mean log-likelihood of every chain, nats.

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from aft_ray.progress import Counter
 from aft_ray.sampling import stream
 from aft_ray.sampling.dead_letters import answered
 from aft_ray.sampling.engine import EngineSettings
+from aft_ray.sampling.relabelling import Leftovers
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
 from schemas import Candidate, CandidateGroup, read_parquet, write_parquet
@@ -38,10 +40,10 @@ def settings(**resources) -> EngineSettings:
     )
 
 
-def groups(folder: Path) -> list[str]:
+def groups(folder: Path, text: str = "The answer is 7.") -> list[str]:
     """Writes groups that are not labelled yet; their questions' ids."""
     folder.mkdir()
-    chain = Candidate(index=0, text="The answer is 7.", token_ids=(1,) * 40, finish_reason="stop", log_likelihood=-1.0)
+    chain = Candidate(index=0, text=text, token_ids=(1,) * 40, finish_reason="stop", log_likelihood=-1.0)
     made = [
         CandidateGroup(question=question, candidates=(chain,), model="m", seed=0, temperature=1, top_p=1, max_new_tokens=40)
         for question in generate("train", QUESTIONS, 0, 1)
@@ -159,3 +161,23 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
     while any(Path(f"/proc/{process}").exists() for process in started):
         assert time.monotonic() < deadline, "actors that nothing needs stay"
         time.sleep(0.5)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_was_labelled_in_another_way_is_labelled_anew_and_none_is_lost(tmp_path):
+    """Told another labelling in mid-stage, killed while it labels anew, and told another again."""
+    ids, work = groups(tmp_path / "asked", "I do not know."), tmp_path / "work"
+    stream.label_candidates(tmp_path / "asked", Leftovers(work, {"way": 1}).groups, settings(), Counter.remote())
+    left = Leftovers(work, {"way": 2})
+    assert (left.labelled, left.to_label) == (0, QUESTIONS)
+    stream.label_candidates(left.aside, left.groups, settings(), Counter.remote(), but=frozenset(ids[::2]))
+    left = Leftovers(work, {"way": 2})
+    assert (left.labelled, left.to_label) == (QUESTIONS // 2, QUESTIONS)
+    left = Leftovers(work, {"way": 3})
+    assert (left.labelled, left.to_label) == (0, QUESTIONS)
+    left.label(replace(settings(), labelling=LabellingConfig(unknown_ended="dropped")), Counter.remote(), but=frozenset(ids[:3]))
+    found = list(answered(left.groups, CandidateGroup, ids[3:], lambda group: group.question.question_id))
+    assert {candidate.label for group in found for candidate in group.candidates} == {"dropped"}
+    assert not left.aside.exists()
+    left = Leftovers(work, {"way": 3})
+    assert (left.labelled, left.to_label) == (QUESTIONS - 3, 0)

@@ -27,6 +27,7 @@ from aft_ray.places import atomic_file, fetched, files_below, make_folder, place
 from aft_ray.progress import Counter
 from aft_ray.sampling.commits import committed
 from aft_ray.sampling.engine import EngineSettings
+from aft_ray.sampling.relabelling import Leftovers
 from aft_ray.sampling.stream import label_candidates
 from aft_ray.storage import Lease, TwoRunsError, alone_in, finish_interrupted, read_manifest, stage_folder
 from aft_ray.tasks import TASKS
@@ -109,7 +110,7 @@ def test_a_stage_killed_while_it_was_copied_into_place_is_put_there(bucket):
     for name, text in (("model", "weights"), ("manifest.json", MANIFEST.model_dump_json())):
         write_atomically(working / name, text)
     write_atomically(stage / "model", "wei")
-    finish_interrupted(stage, "f")
+    finish_interrupted(stage, "f", "f")
     assert read_manifest(stage) == MANIFEST
     assert (stage / "model").read_text() == "weights"
     assert files_below(working) == []
@@ -129,8 +130,8 @@ def test_a_stage_killed_while_its_working_folder_was_removed_stays_whole(bucket,
     with monkeypatch.context() as patch:
         patch.setattr("aft_ray.storage.remove", killed_half_way)
         with pytest.raises(RuntimeError):
-            finish_interrupted(stage, "f")
-    finish_interrupted(stage, "f")
+            finish_interrupted(stage, "f", "f")
+    finish_interrupted(stage, "f", "f")
     assert read_manifest(stage) == MANIFEST
     assert (stage / "model").read_text() == "weights"
 
@@ -269,6 +270,10 @@ def test_ray_data_and_ray_train_write_there(bucket, ray_session, tiny_llama):
     )  # fmt: skip
     label_candidates(folder / "given.parquet", folder / "groups", settings, Counter.remote())
     assert [found.question for found in read_parquet(folder / "groups", CandidateGroup)] == [asked]
+    assert Leftovers(folder, {"way": 1}).labelled == 1
+    left = Leftovers(folder, {"way": 2})
+    assert (left.labelled, left.to_label) == (0, 1)
+    assert [found.question for found in read_parquet(left.aside, CandidateGroup)] == [asked]
 
 
 @pytest.mark.chaos

@@ -35,21 +35,25 @@ def test_bundles_find_places_on_nodes_or_not(nodes, bundles, fits):
 
 def test_a_machine_that_is_too_small_is_told_by_which_settings(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    check_this_machine(ResourcesConfig(training_workers=0))
+
+    def check(**resources):
+        check_this_machine(demands_of(["vft", "sample"], ResourcesConfig(**resources)))
+
+    check(training_workers=0)
     too_many = own_cpus() + 1
     with pytest.raises(NotEnoughResourcesError) as refused:
-        check_this_machine(ResourcesConfig(training_workers=too_many, gpus_per_sampling_actor=64))
+        check(training_workers=too_many, gpus_per_sampling_actor=64)
     told = str(refused.value)
     assert f"resources.training_workers: {too_many} x 1 CPU\n" in told
     assert "resources.sampling_actors: 1 x 0.5 CPU and 64 GPU, and 1 CPU to read and label" in told
     assert f"This machine has {own_cpus()} CPU" in told
     # With fewer while there is no room for all it can begin.
-    check_this_machine(ResourcesConfig(training_workers=too_many, fewest_training_workers=1))
+    check(training_workers=too_many, fewest_training_workers=1)
 
 
 def test_a_cluster_is_not_judged_by_this_machine(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    check_this_machine(ResourcesConfig(training_workers=10_000))
+    check_this_machine([training_demand(ResourcesConfig(training_workers=10_000))])
 
 
 @pytest.fixture

@@ -50,6 +50,20 @@ def test_yaml_overrides_the_job_and_the_command_line_overrides_yaml(tmp_path):
     assert (config.seed, config.alignment.beta, config.alignment.loss) == (3, 0.1, "unconstrained")
 
 
+def test_a_task_of_another_name_has_nothing_of_the_job_s_own(tmp_path):
+    """Which takes 400 of its questions, say."""
+    job = JOB.model_copy(update={"task": TaskConfig(name="arithmetic", train_questions=400, difficulty=1)})
+    file = tmp_path / "mine.yaml"
+    file.write_text("task: {name: svamp, train_file: a.json, test_file: b.json}\n")
+    mine = TaskConfig(name="svamp", train_file="a.json", test_file="b.json")
+    told = ["--task.name", "svamp", "--task.train_file", "a.json", "--task.test_file", "b.json"]
+    assert parse(job, ["--config", str(file)]).task == parse(job, told).task == mine
+    assert parse(job, ["--config", str(file), "--task.test_questions", "5"]).task.test_questions == 5
+    assert parse(job, ["--task.name", "arithmetic"]).task == job.task
+    file.write_text("task: {difficulty: 2}\n")
+    assert parse(job, ["--config", str(file)]).task == job.task.model_copy(update={"difficulty": 2})
+
+
 def test_every_field_of_the_tree_is_a_flag(capsys):
     with pytest.raises(SystemExit) as end:
         parse(JOB, ["--help"])

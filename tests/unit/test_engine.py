@@ -1,10 +1,25 @@
 """A model made ready for training."""
 
+import json
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, GPTNeoXConfig, OPTConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GenerationConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    OPTConfig,
+    Phi3Config,
+    PhimoeConfig,
+)
 
-from aft_ray.training.engine import without_dropout
+from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
+from aft_ray.training.engine import kernels_for, load_model, without_chance
+from aft_ray.training.export import writable
+from aft_ray.training.job import TrainingJob
 
 TOKENS = torch.arange(3, 19)[None]
 CONFIGS = [
@@ -34,10 +49,66 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
-def test_while_training_scores_are_those_of_the_model_without_dropout(config):
+def test_while_training_scores_are_those_of_the_model_without_chance(config):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         expected = model.eval()(TOKENS).logits
         assert not torch.allclose(model.train()(TOKENS).logits, expected, atol=1e-3), "this model should have dropout"
-        torch.testing.assert_close(without_dropout(model)(TOKENS).logits, expected)
+        torch.testing.assert_close(without_chance(model)(TOKENS).logits, expected)
+
+
+def test_what_is_recomputed_is_recomputed_without_chance_too():
+    """Modules that checkpoint their activations do so in training mode alone."""
+    model = without_chance(AutoModelForCausalLM.from_config(CONFIGS[0], dtype=torch.float32))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    assert layers
+    assert all(layer.training for layer in layers)
+
+
+def test_experts_are_not_drawn_by_lot():
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = PhimoeConfig(**sizes, num_key_value_heads=2, num_local_experts=4, router_jitter_noise=0.3, input_jitter_noise=0.3)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model.eval()(TOKENS).logits
+        assert not torch.allclose(model.train()(TOKENS).logits, expected, atol=1e-3), "in training this model should be random"
+        torch.testing.assert_close(without_chance(model)(TOKENS).logits, expected)
+
+
+def test_where_attention_is_capped_so_it_is_in_training(tmp_path):
+    """By SDPA it would not be, in training and in the scores that layouts are compared by alike."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=16, initializer_range=0.5, attn_logit_softcapping=0.5)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    model = ModelConfig(path=tmp_path, precision="fp32")
+    found = load_model(TrainingJob(model, TrainingConfig(), ResourcesConfig(zero_stage=1), 0, {}, tmp_path, tmp_path, None))
+    with torch.no_grad():
+        capped, not_capped = (
+            AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=how).eval()(TOKENS).logits
+            for how in ("eager", "sdpa")
+        )
+        assert not torch.allclose(capped, not_capped, atol=1e-3)
+        torch.testing.assert_close(found.eval()(TOKENS).logits, capped)
+
+
+@pytest.mark.parametrize(("part", "rotary"), [(1.0, True), (0.75, False)])
+def test_a_fused_kernel_that_turns_whole_heads_is_not_for_a_model_that_turns_a_part(part, rotary):
+    config = Phi3Config(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": part})
+    assert kernels_for(config).get("rope", True) is rotary
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.9, "top_p": 0.6}, {"pad_token_id": -1}, {"do_sample": False, "top_k": 5}])
+def test_what_transformers_reads_of_generation_can_be_written_with_the_model(settings, tmp_path):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 2} | settings))
+    read = GenerationConfig.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"generation|pad_token_id"):
+        read.save_pretrained(tmp_path)
+    writable(read).save_pretrained(tmp_path / "out")
+    again = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (again.eos_token_id, again.temperature, again.top_p) == (2, read.temperature, read.top_p)
+    whole = GenerationConfig(eos_token_id=3)
+    assert writable(whole) is whole

@@ -117,6 +117,10 @@ def test_ks(samples, ks):
         ("18.0 18 17 17 16", 0.5),  # two forms of one right answer are one answer
         ("- - 18", 1.0),  # what states nothing does not vote
         ("- -", 0.0),
+        ("17 17 17.0 18 18", 0.0),  # so are two of a wrong one
+        ("1/2 0.5 \\frac12 18 18", 0.0),
+        ("Paris paris 18", 0.0),
+        ("17 -17 18 18", 1.0),
     ],
 )
 def test_majority(stated, right):

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
-from datasets import load_dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
 from transformers import AutoTokenizer
 from trl.data_utils import is_conversational
 from typer.testing import CliRunner
 
 from aft_ray.cli import BAD_INPUT, app
 from aft_ray.config import ModelConfig, RunConfig, TaskConfig
+from aft_ray.export_candidates import export_candidates
 from aft_ray.tasks.arithmetic import generate
 from schemas import Candidate, CandidateGroup, write_parquet
 from tests.conftest import tokenized
@@ -125,3 +127,24 @@ def test_nothing_to_export_is_told(more, told, run, tmp_path):
     assert refused.exit_code == BAD_INPUT
     assert told in "".join(refused.output.split("\n"))
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_what_is_there_is_replaced_whole_or_not_at_all(run, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "pairs.jsonl"
+    assert export_candidates(run[0], "preference", "train", out) == 2
+    before = out.read_text()
+
+    def full(self, path, **more):
+        Path(path).write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Dataset, "to_json", full)
+    with pytest.raises(OSError, match="No space"):
+        export_candidates(run[0], "preference", "train", out)
+    assert out.read_text() == before
+    assert list(out.parent.iterdir()) == [out]
+    folder = tmp_path / "pairs"
+    export_candidates(run[0], "preference", "train", folder)
+    with pytest.raises(ValueError, match="there already"):
+        export_candidates(run[0], "preference", "train", folder)
+    assert len(load_from_disk(folder)) == 2

@@ -10,16 +10,19 @@ from aft_ray.training import head
 VOCABULARY, HIDDEN = 23, 6
 
 
-def both(tokens, bias, seed):
+def both(tokens, bias, cap, seed):
     """Log-likelihoods and gradients of ours and of log_softmax, for the same random weights of the tokens."""
     torch.manual_seed(seed)
     output = torch.nn.Linear(HIDDEN, VOCABULARY, bias=bias)
     hidden, targets, weights = torch.randn(tokens, HIDDEN), torch.randint(0, VOCABULARY, (tokens,)), torch.randn(tokens)
     found = []
-    for way in (
-        head.LogLikelihoodHead(output),
-        lambda h, t: output(h).double().log_softmax(-1).gather(1, t[:, None]).squeeze(1),
-    ):
+
+    def whole(hidden, targets):
+        logits = output(hidden).double()
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+
+    for way in (head.LogLikelihoodHead(output, cap), whole):
         inputs = [hidden.clone().requires_grad_(), *output.parameters()]
         values = way(inputs[0], targets)
         found.append([values, *torch.autograd.grad((values * weights).sum(), inputs)])
@@ -29,15 +32,16 @@ def both(tokens, bias, seed):
 @given(
     tokens=st.integers(1, 40),
     bias=st.booleans(),
+    cap=st.sampled_from([None, 0.5, 30.0]),
     at_a_time=st.integers(1, 50 * VOCABULARY),
     kept=st.integers(0, 40 * VOCABULARY),
     seed=st.integers(0, 99),
 )
-def test_in_chunks_kept_or_made_again_it_is_log_softmax(tokens, bias, at_a_time, kept, seed):
+def test_in_chunks_kept_or_made_again_it_is_log_softmax(tokens, bias, cap, at_a_time, kept, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(head.LOGITS_AT_A_TIME, "cpu", at_a_time)
         patch.setitem(head.LOGITS_KEPT, "cpu", kept)
-        for ours, theirs in both(tokens, bias, seed):
+        for ours, theirs in both(tokens, bias, cap, seed):
             torch.testing.assert_close(ours.double(), theirs.double(), atol=1e-5, rtol=1e-5)
 
 

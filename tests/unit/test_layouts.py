@@ -10,9 +10,11 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
+    Qwen3NextConfig,
 )
 
 from aft_ray.losses import bound_loss
@@ -31,9 +33,24 @@ FAMILIES = {
     "gpt_neox": GPTNeoXConfig(**SIZES, intermediate_size=48, initializer_range=0.3, rotary_pct=0.5, attention_dropout=0.0),
     "bloom": BloomConfig(**SIZES, initializer_range=0.3),
     "gemma2": Gemma2Config(**SIZES, **WIDE, head_dim=16, initializer_range=0.3, final_logit_softcapping=5.0),
+    "lfm2": Lfm2Config(**SIZES, **WIDE, layer_types=["conv", "full_attention"]),
+    "qwen3_next": Qwen3NextConfig(
+        **SIZES,
+        **WIDE,
+        head_dim=16,
+        layer_types=["linear_attention", "full_attention"],
+        num_experts=2,
+        num_experts_per_tok=1,
+        linear_num_key_heads=1,
+        linear_num_value_heads=1,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+    ),
     "mistral": MistralConfig(**SIZES, **WIDE, initializer_range=0.3, sliding_window=24),
 }
-ROTARY = ("llama", "qwen", "gpt_neox")
+ROTARY = ("llama", "qwen", "gpt_neox", "gemma2")
 
 
 @pytest.fixture(scope="module", params=[(family, how) for family in ROTARY for how in ("sdpa", attention.SHARED_PROMPT)])
@@ -160,8 +177,10 @@ def one_rank(monkeypatch):
         ("qwen", "rows", None),
         ("gpt_neox", "rows", None),
         ("bloom", "plain", "takes no positions"),
-        ("gemma2", "plain", "caps its logits"),
+        ("gemma2", "rows", None),
         ("mistral", "plain", "window of 24 tokens"),
+        ("lfm2", "plain", "carry a state"),
+        ("qwen3_next", "plain", "carry a state"),
     ],
 )
 def test_prompts_are_shared_where_that_gives_the_models_own_scores(family, layout, because, caplog):

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig
 from typer.testing import CliRunner
 
 from aft_ray.cli import DOES_NOT_FIT, app, load_job
-from aft_ray.config import AlignmentConfig, LoraConfig, ModelConfig, ResourcesConfig, RunConfig, TrainingConfig
+from aft_ray.config import (
+    AlignmentConfig,
+    LoraConfig,
+    ModelConfig,
+    ResourcesConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 from aft_ray.planning.gpus import GPUS
 from aft_ray.planning.lengths import find_lengths
 from aft_ray.planning.memory import PROCESS, Memory, cache_tokens, loaded_at_once, sampling_memory, training_memory
@@ -105,6 +113,19 @@ def test_each_zero_stage_divides_more(shapes):
     assert stages[3].parameters == 2 * count / 8 + 2 * 10**9
     assert stages[2].gradients < stages[1].gradients
     assert stages[0].device > stages[1].device > stages[2].device > stages[3].device
+
+
+def test_a_model_that_cannot_share_prompts_makes_whole_logits(tmp_path):
+    """By hand: 42 rows of 128 + 64 tokens fit into 8192, each with 64 logits of 50,000, in fp32 and in backward four of them."""
+    sizes = {"vocab_size": 50_000, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    found = {}
+    for window in (4096, 512):
+        MistralConfig(**sizes, num_key_value_heads=1, sliding_window=window).save_pretrained(tmp_path)
+        settings = TrainingConfig(max_tokens=1024), ResourcesConfig(gpus_per_training_worker=1), "bf16", group(128, 64, 6)
+        found[window] = training_memory(ModelShape(tmp_path), *settings).activations
+    whole = 16 * 42 * 64 * 50_000
+    assert whole < found[512] < 1.1 * whole
+    assert found[4096] < 0.7 * found[512]
 
 
 def test_a_rank_loads_its_share_and_for_a_moment_the_largest_parameter_whole(shapes, tiny_llama):
@@ -213,6 +234,32 @@ def test_a_pass_for_reference_log_likelihoods_is_a_third_of_an_epoch(shapes, los
     for name in passes:
         assert work[name].tokens == 7473 * (110 + job.sampling.k * 130)
         assert work[name].flops == pytest.approx(2 * shapes["7b"].parameters * work[name].tokens, rel=0.05)
+
+
+def test_a_question_is_counted_as_often_as_its_weight_says(shapes):
+    config = RunConfig(name="x", model=ModelConfig(path=Path("jobs/tiny_llama")), task=TaskConfig(name="arithmetic"))
+    once = {work.name: work.tokens for work in stages_of(config, shapes["7b"], GSM8K)}
+    often = {work.name: work.tokens for work in stages_of(config, shapes["7b"], replace(GSM8K, passes=2, reference_passes=3))}
+    assert {name: often[name] / once[name] for name in once} == {"vft": 3, "sample": 1, "align": 2, "evaluate-aft": 1}
+
+
+def test_weights_are_those_of_the_questions_that_are_there(tmp_path):
+    """By hand: of 8 training questions 6 count a half and 2 three times; of those with references, 1 and 2."""
+    sizes = (("light", 6, 1, 0.5, 1), ("heavy", 2, 2, 3.0, 3))
+    parts = tuple(
+        TaskConfig(
+            name="arithmetic", called=name, train_questions=train, test_questions=1, references=references, weight=weight,
+            difficulty=difficulty,
+        )
+        for name, train, references, weight, difficulty in sizes
+    )  # fmt: skip
+    model = ModelConfig(path=ROOT / "jobs" / "tiny_llama")
+    config = RunConfig(name="x", model=model, task=TaskConfig(name="mixture", parts=parts))
+    found = find_lengths(config, None, None, None, None)
+    assert (found.train, found.references) == (8, 3)
+    assert found.passes == (6 * 0.5 + 2 * 3) / 8
+    assert found.reference_passes == (0.5 + 2 * 3) / 3
+    assert find_lengths(config, 100, 10, 50.0, 60.0).passes == (0.5 + 3) / 2
 
 
 def test_questions_with_candidates_are_counted_in_their_file(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from aft_ray.capacity import NotEnoughResourcesError
 from aft_ray.cli.stages import model_alone
 from aft_ray.config import AlignmentConfig, LabellingConfig, ModelConfig, RunConfig, SamplingConfig, TaskConfig
 from aft_ray.isolated import shared
@@ -155,6 +156,29 @@ def test_what_the_file_of_candidates_is_called_changes_nothing(run, tmp_path):
     assert fingerprints(after.stages()) == fingerprints(before.stages())
 
 
+def test_where_files_of_questions_lie_and_how_training_is_divided_changes_nothing(run, tmp_path):
+    """A folder may be moved; after a failure for want of memory training goes on with smaller micro-batches."""
+
+    def made(folder, **settings):
+        folder.mkdir(exist_ok=True)
+        for name in ("train", "test"):
+            row = {"question": f"What is 7, {name}?", "gold": "7", "reference": "The answer is 7."}
+            (folder / f"{name}.jsonl").write_text(json.dumps(row))
+        single = TaskConfig(name="custom", train_file=folder / "train.jsonl", test_file=folder / "test.jsonl")
+        found = []
+        for task in (single, TaskConfig(name="mixture", parts=(single.model_copy(update={"called": "a"}),))):
+            config = run(task=task, alignment=settings).config
+            vft = config.vft.model_copy(update=settings)
+            found.append(fingerprints(Run(config.model_copy(update={"vft": vft}), Console(quiet=True)).stages()))
+        return found
+
+    before = made(tmp_path / "before")
+    smaller = {"tokens_per_micro_batch": 512, "steps_per_checkpoint": 5, "minutes_per_checkpoint": 1.0}
+    assert made(tmp_path / "after", **smaller) == before
+    (changed, _) = made(tmp_path / "after", learning_rate=1e-3)
+    assert {name for name in changed if changed[name] == before[0][name]} == {"questions"}
+
+
 def test_a_function_of_the_user_s_that_is_written_anew_is_another(run, tmp_path, monkeypatch):
     """The stage that it decides is made anew: of a check or a reward the labels, of a loss the training."""
     monkeypatch.syspath_prepend(tmp_path)
@@ -195,6 +219,36 @@ def test_settings_that_look_like_markup_are_told_as_they_are(tmp_path):
     assert "1 [/b]" in out.getvalue()
 
 
+def test_an_interrupted_stage_goes_on_where_only_what_it_is_renewed_by_has_changed(tmp_path):
+    found = []
+
+    def stage(k, labels, ends=True):
+        def make(folder):
+            found.append(sorted(file.name for file in folder.iterdir()))
+            (folder / f"{len(found)}").touch()
+            if not ends:
+                raise RuntimeError
+            return {}
+
+        return Stage(
+            "sample", {"k": k, "labelling": labels}, (), make, lambda folder: found.append("renewed") or {}, ("labelling",)
+        )
+
+    def start(*settings, **more):
+        ensure(tmp_path, stage(*settings, **more), {}, {}, Console(quiet=True))
+
+    with pytest.raises(RuntimeError):
+        start(2, "old", ends=False)
+    start(2, "new")
+    assert found == [[], ["1"]], "what it had made is there"
+    start(2, "newer")
+    assert found[2:] == ["renewed"]
+    with pytest.raises(RuntimeError):
+        start(4, "newer", ends=False)
+    start(8, "newer")
+    assert found[3:] == [[], []], "made with other settings"
+
+
 def test_figures_of_a_run_before_are_gone_as_soon_as_one_with_other_settings_begins(run, monkeypatch):
     """Also where only a part of it is made."""
     monkeypatch.setattr(Run, "execute_stages", lambda self, tracking: {})
@@ -214,6 +268,30 @@ def test_figures_of_a_run_before_are_gone_as_soon_as_one_with_other_settings_beg
         assert all(file.exists() for file in told)
     run("align", alignment={"loss": "dpo"}).execute()
     assert not any(file.exists() for file in told)
+
+
+@pytest.mark.parametrize("settings", [{"sample_from": "base", "alignment": BASE}, {"given": TRAIN, "alignment": BASE}])
+def test_figures_of_a_run_without_vft_stay_while_a_part_of_it_is_looked_at(settings, run, monkeypatch):
+    monkeypatch.setattr(Run, "execute_stages", lambda self, tracking: {})
+    done = run(**settings)
+    for name, wanted in fingerprints(done.stages()).items():
+        (done.folder / name).mkdir(parents=True)
+        manifest = StageManifest(stage=name, fingerprint=wanted, settings={}, inputs={}, counts={}, seconds=1, versions={})
+        (done.folder / name / "manifest.json").write_text(manifest.model_dump_json())
+    (done.folder / "summary.json").write_text("of this run")
+    for part in (None, "sample", "align"):
+        run(part, **settings).execute()
+        assert (done.folder / "summary.json").exists()
+
+
+def test_this_machine_is_asked_for_what_a_part_takes_and_no_more(run, tiny_llama, monkeypatch):
+    """A model is evaluated where it could not be trained."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = run().config
+    config = config.model_copy(update={"resources": config.resources.model_copy(update={"training_workers": 999})})
+    Run(model_alone(config, tiny_llama), Console(quiet=True), "evaluate-base")
+    with pytest.raises(NotEnoughResourcesError, match="training_workers: 999 x 1 CPU"):
+        Run(config, Console(quiet=True))
 
 
 def test_a_model_alone_is_asked_held_out_questions_only(run, tiny_llama, tmp_path):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from aft_ray.places import upload, write_atomically
 from aft_ray.storage import (
@@ -48,12 +49,24 @@ def test_a_stage_killed_between_its_manifest_and_its_renaming_is_put_in_place(tm
     (tmp_path / "vft").mkdir()
     working = tmp_path / ".vft-f"
     working.mkdir()
-    finish_interrupted(tmp_path / "vft", "f")
+    finish_interrupted(tmp_path / "vft", "f", "f")
     assert read_manifest(tmp_path / "vft") is None, "without its manifest it was not whole"
     write_atomically(working / "manifest.json", MANIFEST.model_dump_json())
-    finish_interrupted(tmp_path / "vft", "f")
+    finish_interrupted(tmp_path / "vft", "f", "g")
+    assert read_manifest(tmp_path / "vft") is None, "it was whole under other settings by which it is renewed"
+    finish_interrupted(tmp_path / "vft", "f", "f")
     assert read_manifest(tmp_path / "vft") == MANIFEST
     assert [path.name for path in tmp_path.iterdir()] == ["vft"]
+
+
+def test_what_was_whole_is_so_no_more_when_work_goes_on_in_it(tmp_path):
+    """Killed before it was put in place, then begun anew under another labelling, then under the first again."""
+    (tmp_path / ".vft-f").mkdir()
+    write_atomically(tmp_path / ".vft-f" / "manifest.json", MANIFEST.model_dump_json())
+    with pytest.raises(RuntimeError):
+        interrupted(tmp_path / "vft", "f")
+    finish_interrupted(tmp_path / "vft", "f", "f")
+    assert not (tmp_path / "vft").exists()
 
 
 def test_a_stage_is_replaced_whole(tmp_path):
@@ -85,6 +98,22 @@ def test_fingerprints_change_with_settings_inputs_and_weights(tmp_path):
     first = model_fingerprint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert model_fingerprint(tmp_path) != first
+
+
+@pytest.mark.parametrize("of", [Path, lambda folder: UPath(f"memory://{folder}")])
+def test_a_change_in_the_middle_of_weights_or_of_a_large_tokenizer_is_seen(of, tmp_path):
+    folder = of(tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"model.safetensors": bytearray(2**24), "tokenizer.json": bytearray(2**22), "merges.txt": bytearray(9)}
+    found = set()
+    between = 10 * (2**24 - 2**16) // 63
+    for changed, place in ((None, 0), ("model.safetensors", between), ("tokenizer.json", 2**21), ("merges.txt", 4)):
+        if changed is not None:
+            contents[changed][place] = 1
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        found.add(model_fingerprint(folder))
+    assert len(found) == 4
 
 
 def test_a_second_process_in_a_run_directory_is_refused_while_the_first_is_there(tmp_path):

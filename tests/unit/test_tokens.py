@@ -81,3 +81,10 @@ class EndsEveryText:
 def test_a_prompt_never_ends_by_itself(tokenizer):
     questions = [question(1), question(2, reference=None)]
     assert asked(EndsEveryText(tokenizer), questions) == asked(tokenizer, questions)
+
+
+def test_a_tokenizer_that_knows_no_end_of_a_text_is_refused(tiny_llama):
+    endless = AutoTokenizer.from_pretrained(tiny_llama)
+    endless.eos_token = None
+    with pytest.raises(BadInputError, match="no end-of-sequence token"):
+        asked(endless, [question(1)])
