@@ -6,8 +6,8 @@ MODEL is a Hugging Face directory (the figures: SmolLM2-135M, fp32). A group is 
 of other questions, half positive, half negative; what is measured depends on lengths alone. A step is one optimizer step over
 some questions; every way in turn, in a process of its own with 2 threads, which warms up by a step. Ratios are within a round.
 
-ours    a run's own step: shared prompts, log-likelihood head, BC, DeepSpeed; in passes of at most 2,048 tokens (k = 16: 4,096, so
-        that a question fits into one); for k = 8 and 64, whose memory is compared, of 1,024
+ours    a run's own step, in the environment of its workers: shared prompts, log-likelihood head, BC, DeepSpeed; in passes of at
+        most 2,048 tokens (k = 16: 4,096, so that a question fits into one); for k = 8 and 64, whose memory is compared, of 1,024
 padded  every chain a row behind its prompt, padded to the longest, whole logits, k rows at once: what RRHF's code does
 dpo     TRL's DPOTrainer: k / 2 pairs a question, no chain twice, reference log-likelihoods beforehand (not timed)
 vft     ours on questions with their references
@@ -21,6 +21,7 @@ seconds, over the rate of a matrix product of 2048 x 2048 in fp32, measured in t
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import resource
 import statistics
@@ -33,6 +34,8 @@ from typing import Any
 
 import torch
 from figures import keep, spread, table
+
+from aft_ray.training.engine import ALLOCATORS
 
 QUESTIONS = {6: 2, 16: 1, 64: 1, 8: 1, 1: 32}
 """A step's, by k."""
@@ -297,8 +300,11 @@ def main() -> None:
     found: dict[tuple[str, int], list[dict[str, float]]] = {cell: [] for cell in cells}
     for number in range(given.rounds):
         for way, k in cells:
+            os.environ |= ALLOCATORS if way in ("ours", "vft") else {}
             with context.Pool(1) as process:
                 result = process.apply(measure, (way, given.model, given.data, k))
+            for name in ALLOCATORS:
+                os.environ.pop(name, None)
             found[way, k].append(result)
             print(number, way, k, {name: round(value, 3) for name, value in result.items()}, flush=True)
         report(found)
