@@ -50,6 +50,9 @@ def connect(logs: Path) -> None:
     # fails, which Ray takes for a mistake in our code.
     context.retried_map_errors = ["ActorDiedError", "ActorUnavailableError"]
     context.max_map_retries = LOST_READERS
+    # Ray Data would end a stream in which nothing has moved for half an hour, as while an engine of 70B is fetched and started or
+    # a machine is awaited. What hangs is found by who knows what he waits for: watchdog, `Attempts`, `wait_for_room`.
+    context.execution_no_progress_timeout_s = -1
     link = logs / "ray"
     link.unlink(missing_ok=True)
     link.symlink_to(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parent.parent / "logs")

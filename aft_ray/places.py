@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeAlias
@@ -100,18 +101,18 @@ def upload(local: Path, to: Place) -> None:
         patiently(lambda: to.fs.put_file(str(local), to.path))
 
 
-def patiently(write: Callable[[], Any]) -> None:
-    """To an object store, which over days has bad minutes: longer ones than its client tries again for."""
+def patiently(act: Callable[[], Any]) -> None:
+    """With an object store, which over days has bad minutes: longer ones than its client tries again for."""
     for pause in SECONDS_BETWEEN_TRIES:
         try:
-            write()
+            act()
             return
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # botocore's are no OSErrors, and other stores have their own
             logging.getLogger(__name__).warning("an object store failed, in %g s again: %r", pause, error)
             time.sleep(pause)
-    write()
+    act()
 
 
 @contextmanager
@@ -173,10 +174,11 @@ def fetched(path: Place, weights: bool = True) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             staging = folder.with_suffix(".part")
-            remove(staging)  # of one who was killed
-            staging.mkdir()
+            staging.mkdir(exist_ok=True)
             for file in files:
-                file.fs.get_file(file.path, str(staging / file.name))
+                copy = staging / file.name
+                if not copy.exists() or copy.stat().st_size != file.stat().st_size:  # of one who was killed some may be whole
+                    patiently(partial(file.fs.get_file, file.path, str(copy)))
             staging.rename(folder)
     return folder
 

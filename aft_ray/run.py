@@ -374,7 +374,7 @@ class Run:
         with self.progress(in_round("evaluate-aft", number), len(self.rounds.held_out), "questions") as counter:
             counter.add.remote(earlier)
             groups, sampled = self.folder / self.rounds.held_out_in / "groups", self.config.evaluation.samples
-            evaluate_model(groups, evaluations, settings, counter, sampled)
+            evaluate_model(groups, evaluations, settings, counter, sampled, len(self.rounds.held_out))
         return self.count_verdicts(evaluations) | ({EARLIER: earlier} if earlier else {})
 
     def count_verdicts(self, evaluations: Place) -> dict[str, int]:

@@ -23,11 +23,12 @@ from schemas import Failure
 Q = TypeVar("Q")
 R = TypeVar("R")
 E = TypeVar("E")
-TOGETHER = 8
-"""Questions that may be to blame, asked at a time, before the last attempt."""
+FEWEST_TOGETHER, PARTS = 8, 8
+"""Questions that may be to blame, asked at a time before the last attempt: so many, or that part of what a block has of them."""
 STARTS, LIVES, GIVEN_UP_ON_END = 3, 8, 32
 """Of an engine that does not start; that starts and dies with nothing answered; of questions, with none answered between."""
-SECONDS_BETWEEN_LOOKS = 30.0
+SECONDS_BETWEEN_LOOKS, SECONDS_WITHOUT_OTHERS, SECONDS_OF_A_START = 30.0, 600.0, 7200.0
+"""Of one that waits while others work: how long none may have had work; how long another may at most be starting."""
 BYTES_TOLD = 3000
 
 
@@ -46,9 +47,10 @@ def alive_nodes() -> set[str]:
 class Attempts:
     """What is in hand, by question, and how engines fare: an actor beside the driver, so that it outlives those of the pool."""
 
-    def __init__(self, alive: Callable[[], set[str]] = alive_nodes) -> None:
-        self.alive = alive
-        self.begun: dict[str, list[str]] = {}
+    def __init__(self, alive: Callable[[], set[str]] = alive_nodes, now: Callable[[], float] = time.monotonic) -> None:
+        self.alive, self.now = alive, now
+        self.begun: dict[str, list[tuple[str, str]]] = {}
+        self.started_at: dict[str, float] = {}
         self.starts: dict[str, list[str]] = {}
         self.lives: dict[str, list[str]] = {}
         self.standing: set[str] = set()
@@ -56,15 +58,15 @@ class Attempts:
         self.why_not: dict[str, str] = {}
         self.given_up = 0
 
-    def begin(self, question_ids: Sequence[str], node: str) -> list[int]:
-        """Of each, how many attempts have ended in a death. Those without are in hand from now on, on that node."""
+    def begin(self, question_ids: Sequence[str], node: str, actor: str) -> list[int]:
+        """Of each, how many attempts have ended in a death. Those without are in that actor's hand from now on, on that node."""
         deaths = [self._deaths(question_id) for question_id in question_ids]
-        self.begin_again([name for name, number in zip(question_ids, deaths, strict=True) if not number], node)
+        self.begin_again([name for name, number in zip(question_ids, deaths, strict=True) if not number], node, actor)
         return deaths
 
-    def begin_again(self, question_ids: Sequence[str], node: str) -> None:
+    def begin_again(self, question_ids: Sequence[str], node: str, actor: str) -> None:
         for question_id in question_ids:
-            self.begun.setdefault(question_id, []).append(node)
+            self.begun.setdefault(question_id, []).append((node, actor))
 
     def end(self, question_ids: Sequence[str], given_up: int, actor: str) -> int:
         """They are answered, all but so many; the actor's engine works. How many were given up since one was last answered."""
@@ -89,6 +91,7 @@ class Attempts:
             self.hopeless.add(actor)
             return f"{too_often}; {self.why_not.get(actor, 'why, is in logs/ray/worker-*.err')}"
         self.hopeless.discard(actor)
+        self.started_at[actor] = self.now()
         self.starts[actor], self.lives[actor] = [*starts, node], [*lives, node]
         return None
 
@@ -100,6 +103,13 @@ class Attempts:
         """Whether engines work, or are being started that have not failed too often."""
         return bool((self.starts.keys() | self.standing) - self.hopeless)
 
+    def others_work(self, actor: str) -> bool:
+        """Whether some other has questions in hand, or is being started. (One that the pool has let go has neither for long.)"""
+        busy = {begun[-1][1] for begun in self.begun.values() if begun} & self.standing
+        since = self.now() - SECONDS_OF_A_START
+        starting = {of for of in self.starts.keys() - self.hopeless if self.started_at[of] > since}
+        return bool((busy | starting) - {actor})
+
     def does_not_start(self, actor: str, reason: str) -> None:
         self.why_not[actor] = reason
 
@@ -108,7 +118,7 @@ class Attempts:
         if not begun:
             return 0
         alive = self.alive()
-        self.begun[question_id] = [node for node in begun if node in alive]
+        self.begun[question_id] = [(node, actor) for node, actor in begun if node in alive]
         return len(self.begun[question_id])
 
 
@@ -132,16 +142,16 @@ class Asking(Generic[Q, R]):
         """A record of each, in order. Raises NothingIsAnsweredError."""
         ids = [self.id_of(question) for question in questions]
         async with self.turns.reader:
-            deaths = await self.attempts.begin.remote(ids, self.node)
+            deaths = await self.attempts.begin.remote(ids, self.node, self.actor)
             unsuspected = [question for question, number in zip(questions, deaths, strict=True) if not number]
             found = await self.ask_together(unsuspected)
         for number in range(1, self.limit):
             suspects = [question for question, of_it in zip(questions, deaths, strict=True) if of_it == number]
-            together = 1 if number == self.limit - 1 else TOGETHER
+            together = 1 if number == self.limit - 1 else max(FEWEST_TOGETHER, len(suspects) // PARTS)
             for first in range(0, len(suspects), together):
                 some = suspects[first : first + together]
                 async with self.turns.writer:
-                    await self.attempts.begin_again.remote([self.id_of(question) for question in some], self.node)
+                    await self.attempts.begin_again.remote([self.id_of(question) for question in some], self.node, self.actor)
                     found |= await self.ask_together(some)
         for question, number in zip(questions, deaths, strict=True):
             if number >= self.limit:
@@ -181,13 +191,16 @@ def start_or_end(attempts: ActorHandle[Any], start: Callable[[], E]) -> E:
     """An engine, of this actor. One that fails to start ends the process, so that Ray starts another, elsewhere perhaps.
 
     Where that has come to nothing too often, the machine may be to blame. While others work or start, this one then waits, so
-    that nothing else takes the place; raises EngineDoesNotStartError where none does.
+    that nothing else takes the place; raises EngineDoesNotStartError where none does, or all have long done what was theirs:
+    what this one had in hand when it died Ray gives to nobody else.
     """
     context = ray.get_runtime_context()
-    actor = context.get_actor_id()
+    actor, worked = context.get_actor_id(), time.monotonic()
     why_not: Any
     while why_not := ray.get(attempts.start.remote(actor, context.get_node_id())):
-        if not ray.get(attempts.some_may_stand.remote()):
+        if ray.get(attempts.others_work.remote(actor)):
+            worked = time.monotonic()
+        if not ray.get(attempts.some_may_stand.remote()) or time.monotonic() - worked > SECONDS_WITHOUT_OTHERS:
             raise EngineDoesNotStartError(why_not)
         print(f"Not started again while others work: {why_not}", flush=True)
         time.sleep(SECONDS_BETWEEN_LOOKS)

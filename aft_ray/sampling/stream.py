@@ -6,6 +6,7 @@ A question with all its candidates is one row from end to end, so a block is wri
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 import ray.data
 from ray.actor import ActorHandle
 
+from aft_ray.capacity import holds, nodes, sampling_demand
 from aft_ray.cluster import beside_the_driver
 from aft_ray.config import SamplingConfig
 from aft_ray.heartbeat import keep_beating
@@ -175,9 +177,12 @@ def sample_candidates(
     Questions that are in `out` already are left alone, and those in `but`.
     """
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
-    size = rows_per_block(questions, settings)
+    number = count_rows(questions) - len(done)
+    if not number:
+        return
+    size = rows_per_block(number, settings)
     rows = _rows(questions, lambda table: without(table, done), size)
-    _label_into(_through_pool(rows, size, SamplingActor, settings, counter), out, settings, counter)
+    _label_into(_through_pool(rows, number, SamplingActor, settings, counter), out, settings, counter)
 
 
 def label_candidates(
@@ -185,14 +190,14 @@ def label_candidates(
 ) -> None:
     """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions."""
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
-    rows = _rows(groups, lambda table: without(table, done), rows_per_block(groups, settings), strict=True)
+    rows = _rows(groups, lambda table: without(table, done), rows_per_block(count_rows(groups), settings), strict=True)
     _label_into(rows, out, settings, counter)
 
 
-def rows_per_block(records: Place, settings: EngineSettings) -> int:
-    """As many as leave every actor enough blocks, and a worker enough memory."""
+def rows_per_block(number: int, settings: EngineSettings) -> int:
+    """Of `number` rows, as many as leave every actor enough blocks, and a worker enough memory."""
     smallest, largest = ROWS_PER_BLOCK
-    of_actor = count_rows(records) // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)
+    of_actor = number // (settings.resources.sampling_actors[1] * BLOCKS_PER_ACTOR)
     fit = TOKENS_OF_BLOCK // (settings.sampling.k * settings.sampling.max_new_tokens)
     return max(smallest, min(largest, of_actor, fit))
 
@@ -225,11 +230,13 @@ def _label_into(groups: ray.data.Dataset, out: Place, settings: EngineSettings, 
     _write_blocks(groups, label, out)
 
 
-def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool) -> None:
-    """Evaluate a model on the held-out questions of labelled groups that are not in `out` already; Evaluations there."""
+def evaluate_model(
+    groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], sampled: bool, held_out: int
+) -> None:
+    """Evaluate a model on the `held_out` held-out questions of labelled groups, but those in `out` already; Evaluations there."""
     done = committed(out)
 
-    def held_out(table: pa.Table) -> pa.Table:
+    def wanted(table: pa.Table) -> pa.Table:
         table = without(table, done)
         return table.filter(pc.not_equal(pc.struct_field(table["question"], "split"), "train"))
 
@@ -238,8 +245,11 @@ def evaluate_model(groups: Place, out: Place, settings: EngineSettings, counter:
         counter.add.remote(len(table), checked=len(verdicts), right=verdicts.count("right"))
         return table
 
-    size = rows_per_block(groups, settings)
-    evaluations = _through_pool(_rows(groups, held_out, size), size, EvaluationActor, settings, counter, sampled=sampled)
+    number = held_out - len(done)
+    if not number:
+        return
+    rows = _rows(groups, wanted, rows_per_block(number, settings))
+    evaluations = _through_pool(rows, number, EvaluationActor, settings, counter, sampled=sampled)
     _write_blocks(evaluations, count, out)
 
 
@@ -262,16 +272,26 @@ def _write_blocks(blocks: ray.data.Dataset, work: Callable[[pa.Table], pa.Table]
         pass
 
 
+def engines_at_first(blocks: int, settings: EngineSettings) -> int:
+    """As many as have work and room: grown one after the other, most of a node would wait while the first one starts."""
+    smallest, largest = settings.resources.sampling_actors
+    busy, there = min(largest, -(-blocks // BLOCKS_IN_FLIGHT)), nodes()
+    demand = sampling_demand(settings.resources)
+    fit = [engines for engines in range(smallest, busy + 1) if holds(there, replace(demand, number=engines).bundles)]
+    return max(fit, default=smallest)
+
+
 def _through_pool(
     rows: ray.data.Dataset,
-    size: int,
+    number: int,
     actor: Callable[..., Any],
     settings: EngineSettings,
     counter: ActorHandle[Any],
     **options: Any,
 ) -> ray.data.Dataset:
-    """`size`: rows of a block. Ray Data takes no actor with a GPU without being told; it is the same on a CPU."""
+    """`number`: of rows. Ray Data takes no actor with a GPU without being told; it is the same on a CPU."""
     smallest, largest = settings.resources.sampling_actors
+    size = rows_per_block(number, settings)
     attempts = ray.remote(num_cpus=0)(Attempts).options(scheduling_strategy=beside_the_driver()).remote()
     gpus = settings.resources.gpus_per_sampling_actor
     return rows.map_batches(
@@ -282,6 +302,7 @@ def _through_pool(
         compute=ray.data.ActorPoolStrategy(
             min_size=smallest,
             max_size=largest,
+            initial_size=engines_at_first(-(-number // size), settings),
             max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT,
             max_concurrent_calls_per_actor=BLOCKS_IN_FLIGHT,
         ),

@@ -149,10 +149,10 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
     ids = groups(tmp_path / "groups")
     monkeypatch.setattr(stream, "BLOCKS_IN_FLIGHT", 2)
     pool = settings(sampling_actors=(1, 4), cpus_per_sampling_actor=0.25)
-    size = stream.rows_per_block(tmp_path / "groups", pool)
-    rows = stream._rows(tmp_path / "groups", lambda table: table, size)
+    monkeypatch.setattr(stream, "nodes", list)  # it begins with one
+    rows = stream._rows(tmp_path / "groups", lambda table: table, stream.rows_per_block(len(ids), pool))
     counter = Counter.remote()
-    stream._label_into(stream._through_pool(rows, size, Slow, pool, counter), tmp_path / "out", pool, counter)
+    stream._label_into(stream._through_pool(rows, len(ids), Slow, pool, counter), tmp_path / "out", pool, counter)
     assert labelled_once(ids, tmp_path / "out")
     assert ray.get(counter.look.remote()).engines > 1
     started = [int(file.name) for file in actors.iterdir()]

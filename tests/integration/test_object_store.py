@@ -238,6 +238,31 @@ def test_a_model_is_fetched_once(bucket, tiny_llama, tmp_path, monkeypatch):
     assert fetched(model) == whole
 
 
+def test_a_model_whose_reading_breaks_off_is_fetched_on_from_there(bucket, tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("AFT_RAY_CACHE", str(tmp_path))
+    monkeypatch.setattr(places, "SECONDS_BETWEEN_TRIES", (0.01,))
+    model = bucket / "models" / "far"
+    for file in tiny_llama.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    usual, asked = model.fs.get_file, []
+
+    def get_file(path, to):
+        asked.append(Path(to).name)
+        if asked[-1] == "tokenizer.json" and asked.count("tokenizer.json") <= 2:
+            Path(to).write_bytes(b"half")
+            raise HTTPClientError(error="broken off")
+        return usual(path, to)
+
+    monkeypatch.setattr(model.fs, "get_file", get_file)
+    with pytest.raises(HTTPClientError):
+        fetched(model)
+    whole = fetched(model)
+    assert asked.count("tokenizer.json") == 3
+    assert all(asked.count(name) == 1 for name in set(asked) - {"tokenizer.json"})
+    for file in whole.iterdir():
+        assert file.read_bytes() == (tiny_llama / file.name).read_bytes()
+
+
 def training_job(folder, tiny_llama, resources: ResourcesConfig) -> TrainingJob:
     """Of eight questions in the store, four steps, with a checkpoint after the second."""
     questions = tokenized(generate("train", 8, 0, 1), AutoTokenizer.from_pretrained(tiny_llama))
