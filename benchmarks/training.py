@@ -10,12 +10,13 @@ ours    a run's own step, in the environment of its workers: shared prompts, log
         most 2,048 tokens (k = 16: 4,096, so that a question fits into one); for k = 8 and 64, whose memory is compared, of 1,024
 padded  every chain a row behind its prompt, padded to the longest, whole logits, k rows at once: what RRHF's code does
 dpo     TRL's DPOTrainer: k / 2 pairs a question, no chain twice, reference log-likelihoods beforehand (not timed)
+        both of TRL's with a step's rows in order of length, as many at once as divide a step, up to 8, TRL's own number
 vft     ours on questions with their references
 sft     TRL's SFTTrainer on the same: loss on the completion alone
 
 Utilisation is what the questions need, of what the machine can do: 6 FLOPs a weight and token, with the head's weights at the
 tokens of chains alone and each prompt once, and 12 for attention, a layer, token, place that it sees and dimension; over the
-seconds, over the rate of a matrix product of 2048 x 2048 in fp32, measured in the same process.
+seconds, over the rate of a matrix product of 2048 x 2048 in fp32, measured in the same process before and after.
 """
 
 import argparse
@@ -106,7 +107,7 @@ def ours(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
         for batch in steps
     ]
     layout = choose_layout(engine, batches[0][0], training.max_tokens)
-    assert layout == "rows"
+    assert layout == "flat"
     return timed(lambda batch: train_step(engine, loss, batch, job, layout), batches)
 
 
@@ -147,10 +148,12 @@ def dpo(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
 
     rows = []
     for batch in steps:
+        pairs = []
         for group in batch:
             half = len(group["chains"]) // 2
             for chosen, rejected in zip(group["chains"][:half], group["chains"][half:], strict=True):
-                rows.append({"prompt": group["prompt"], "chosen": chosen, "rejected": rejected})
+                pairs.append({"prompt": group["prompt"], "chosen": chosen, "rejected": rejected})
+        rows += sorted(pairs, key=length)
     return by_trl(path, DPOTrainer, DPOConfig, Dataset.from_list(rows), len(rows) // len(steps), precompute_ref_log_probs=True)
 
 
@@ -158,8 +161,14 @@ def sft(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    rows = [{"prompt": g["prompt"], "completion": g["chains"][0]} for batch in steps for g in batch]
+    rows = [{"prompt": g["prompt"], "completion": g["chains"][0]} for batch in steps for g in sorted(batch, key=length)]
     return by_trl(path, SFTTrainer, SFTConfig, Dataset.from_list(rows), len(rows) // len(steps), completion_only_loss=True)
+
+
+def length(row: dict[str, Any]) -> int:
+    """Characters of its longest text: a step's rows in this order are padded least."""
+    texts = row["chains"] if "chains" in row else (row["chosen"], row["rejected"])
+    return len(row["prompt"]) + max(map(len, texts))
 
 
 def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, **more: Any) -> list[float]:
@@ -176,7 +185,7 @@ def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, *
             self.seconds.append(time.perf_counter() - self.started)
 
     clock = Clock()
-    at_once = max(size for size in (1, 2, 3, 4) if rows_a_step % size == 0)
+    at_once = max(size for size in range(1, 9) if rows_a_step % size == 0)
     with tempfile.TemporaryDirectory() as folder:
         settings = config(
             folder,
@@ -251,21 +260,23 @@ WAYS = {"ours": ours, "padded": padded, "dpo": dpo, "vft": ours, "sft": sft}
 
 def measure(way: str, path: Path, data: Path, k: int) -> dict[str, float]:
     """In a process of its own: questions a second over the steps after the first, peak memory beside the bare model's, GB."""
+    rate = matmul_rate()
     load(path)
     before, steps = peak(), groups(data, k, STEPS[k] + 1, QUESTIONS[k])
     seconds = WAYS[way](path, steps)
     most = peak()
+    rate = (rate + matmul_rate()) / 2
     needed = sum(flops(path, batch) for batch in steps[1:])
     return {
         "questions_per_second": QUESTIONS[k] * len(seconds) / sum(seconds),
-        "utilisation": needed / sum(seconds) / matmul_rate(),
+        "utilisation": needed / sum(seconds) / rate,
         "peak_gb": most,
         "model_gb": before,
     }
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def report(found: dict[tuple[str, int], list[dict[str, float]]]) -> None:

@@ -12,7 +12,8 @@ from aft_ray.places import Place, fetched
 from aft_ray.planning.fused import with_stand_ins
 from aft_ray.training.adapters import size_of_adapters, with_adapters
 from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
-from aft_ray.training.batches import Batch, Chain, Example, make_batch
+from aft_ray.training.batches import Batch, Chain, Example, Layout, make_batch
+from aft_ray.training.layout import SHARED
 
 MOST_PARALLEL = 16
 TRACED_LAYERS = 2
@@ -105,7 +106,7 @@ class ModelShape:
     def activations(
         self, example: Example, questions: int, dtype: torch.dtype, on_gpu: bool = False, lora: LoraConfig | None = None
     ) -> Activations:
-        """Of a micro-batch of `questions` such examples: in rows, on a GPU in a pack, with fused kernels."""
+        """Of a micro-batch of `questions` such examples, laid out as in training; on a GPU with fused kernels."""
         config = type(self.config).from_dict(self.config.to_dict())
         config.get_text_config().num_hidden_layers = TRACED_LAYERS
         model = empty(config).to(dtype)
@@ -117,7 +118,8 @@ class ModelShape:
         elif model.is_backend_compatible():
             model.set_attn_implementation(SHARED_PROMPT)
         of_questions = [replace(example, question_id=str(number)) for number in range(questions)]
-        batch = make_batch(of_questions, "pack" if on_gpu else "rows")
+        layout: Layout = "pack" if on_gpu else SHARED.get(model.config._attn_implementation, "rows")
+        batch = make_batch(of_questions, layout)
         kept = traced(model, batch)
         tokens, bytes_each = batch.input_ids_RL.numel(), dtype.itemsize
         between = tokens * self.hidden * bytes_each

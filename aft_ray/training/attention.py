@@ -1,12 +1,12 @@
 """Attention over questions that share their prompts: each token sees the prompt of its question and its own chain, up to itself.
 
-In a pack FlexAttention takes that as a block mask. In rows a dense mask would have SDPA compute a row's whole square, of which
-k chains use a k-th: so the row is cut into its prompt and its chains, each attends by itself, and the outputs go back to their
-places. That is the attention function `SHARED_PROMPT`, which any model can be given whose attention is transformers' interface
-(https://huggingface.co/docs/transformers/attention_interface); a model without it gets the dense mask.
+In a pack FlexAttention takes that as a block mask. On a CPU a dense mask would have SDPA compute the square of the whole row: so
+the row is cut into its prompts and its chains, each attends by itself, and the outputs go back to their places. That is the
+attention function `SHARED_PROMPT`, which any model can be given whose attention is transformers' interface
+(https://huggingface.co/docs/transformers/attention_interface); a model without it gets the dense mask, a question a row.
 
-Shape suffixes: R rows, L tokens of the longest row, P tokens of the longest prompt, C chains, W tokens of the longest chain,
-S = P + W, H heads, D their size.
+Shape suffixes: R rows, L tokens of the longest row, Q prompts, P tokens of the longest prompt, C chains, W tokens of the longest
+chain, S = P + W, H heads, D their size.
 """
 
 from dataclasses import dataclass
@@ -25,15 +25,18 @@ SHARED_PROMPT = "shared_prompt"
 
 @dataclass(frozen=True)
 class Segments:
-    """The prompts and chains of rows, as indices into their R * L tokens; 0 where there is none."""
+    """The prompts and chains of a row, as indices into its L tokens; 0 where there is none.
 
-    prompt_RP: Tensor
+    A chain without others counts with its prompt: what a prompt's tokens see, causal attention tells without a mask.
+    """
+
+    prompt_QP: Tensor
     chain_CW: Tensor
     seen_CS: Tensor
     """What a chain's tokens may see: its prompt, then itself."""
     sees_C1WS: Tensor
-    place_X: Tensor
-    """Of every token of the rows, where it stands among the R * P of all prompts and then C * W of all chains."""
+    place_L: Tensor
+    """Of every token of the row, where it stands among the Q * P of all prompts and then C * W of all chains."""
 
 
 def attention_arguments(batch: Batch, implementation: str) -> dict[str, Any]:
@@ -43,38 +46,45 @@ def attention_arguments(batch: Batch, implementation: str) -> dict[str, Any]:
     if batch.layout == "pack":
         rows, width = batch.question_RL.shape
         return {"attention_mask": _block_mask(_rule(batch), rows, None, width, width, batch.question_RL.device)}
-    if implementation == SHARED_PROMPT:
+    if batch.layout == "flat":
+        assert implementation == SHARED_PROMPT
         # A mask of four dimensions is taken as it is; what it says is not looked at.
         return {"attention_mask": batch.segment_RL.new_ones(1, 1, 1, 1), "segments": segments_of(batch)}
     return {"attention_mask": dense_mask(batch)}
 
 
 def segments_of(batch: Batch) -> Segments:
-    """Of a batch in rows."""
-    rows, width = batch.question_RL.shape
-    device, length_C = batch.question_RL.device, batch.chain_lengths_C
-    prompt_R = ((batch.segment_RL == 0) & (batch.question_RL >= 0)).sum(dim=1)
-    first_C = length_C.cumsum(0) - length_C  # of its tokens among those of all chains
-    row_C = batch.predictor_T[first_C] // width
-    # The chains of a row lie one behind the other.
-    first_R = first_C.new_zeros(rows).scatter_reduce(0, row_C, first_C, "amin", include_self=False)
-    start_C = row_C * width + prompt_R[row_C] + first_C - first_R[row_C]
-    place_P, place_W = (torch.arange(int(lengths.max()), device=device) for lengths in (prompt_R, length_C))
-    in_prompt_RP, in_chain_CW = place_P < prompt_R[:, None], place_W < length_C[:, None]
-    prompt_RP = (torch.arange(rows, device=device)[:, None] * width + place_P) * in_prompt_RP
-    chain_CW = (start_C[:, None] + place_W) * in_chain_CW
-    of_prompt_CWP = in_prompt_RP[row_C][:, None].expand(-1, len(place_W), -1)
-    of_chain_CWW = (place_W[:, None] >= place_W).expand(len(length_C), -1, -1)
-    place_X = torch.zeros(rows * width, dtype=torch.long, device=device)
-    place_X[prompt_RP[in_prompt_RP]] = in_prompt_RP.flatten().nonzero().squeeze(1)
-    place_X[chain_CW[in_chain_CW]] = prompt_RP.numel() + in_chain_CW.flatten().nonzero().squeeze(1)
+    """Of a batch in one row."""
+    question_L, segment_L, width = batch.question_RL[0].clamp(min=0), batch.segment_RL[0], batch.width
+    chains_Q = segment_L.new_zeros(int(question_L.max()) + 1).scatter_reduce(0, question_L, segment_L, "amax")
+    segment_L = segment_L * (chains_Q > 1)[question_L]
+    start_X = (_changed(question_L) | _changed(segment_L)).index_fill(0, question_L.new_zeros(1), True).nonzero().squeeze(1)
+    length_X = torch.cat((start_X[1:], start_X.new_tensor([width]))) - start_X
+    of_prompt_X = segment_L[start_X] == 0
+    question_C = question_L[start_X[~of_prompt_X]]
+    prompt_QP, in_prompt_QP = _places(start_X[of_prompt_X], length_X[of_prompt_X])
+    chain_CW, in_chain_CW = _places(start_X[~of_prompt_X], length_X[~of_prompt_X])
+    chains, longest = chain_CW.shape
+    place_W = torch.arange(longest, device=question_L.device)
+    of_prompt_CWP = in_prompt_QP[question_C][:, None].expand(-1, longest, -1)
+    of_chain_CWW = (place_W[:, None] >= place_W).expand(chains, -1, -1)
+    place_L = torch.zeros(width, dtype=torch.long, device=question_L.device)
+    place_L[prompt_QP[in_prompt_QP]] = in_prompt_QP.flatten().nonzero().squeeze(1)
+    place_L[chain_CW[in_chain_CW]] = prompt_QP.numel() + in_chain_CW.flatten().nonzero().squeeze(1)
     return Segments(
-        prompt_RP=prompt_RP,
+        prompt_QP=prompt_QP,
         chain_CW=chain_CW,
-        seen_CS=torch.cat((prompt_RP[row_C], chain_CW), dim=1),
+        seen_CS=torch.cat((prompt_QP[question_C], chain_CW), dim=1),
         sees_C1WS=torch.cat((of_prompt_CWP, of_chain_CWW), dim=2)[:, None],
-        place_X=place_X,
+        place_L=place_L,
     )
+
+
+def _places(start_N: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Of N pieces of a row, the place of every token, and where there is one; both as wide as the longest."""
+    place = torch.arange(int(length_N.max()) if len(length_N) else 0, device=start_N.device)
+    there = place < length_N[:, None]
+    return (start_N[:, None] + place) * there, there
 
 
 def shared_prompt_attention(
@@ -90,7 +100,6 @@ def shared_prompt_attention(
     if segments is None:
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query_RHLD, key_RHLD, value_RHLD, attention_mask, **more)
         return result
-    rows, _, width, _ = query_RHLD.shape
     tokens = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (query_RHLD, key_RHLD, value_RHLD)]
 
     def attend(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
@@ -101,9 +110,10 @@ def shared_prompt_attention(
         output: Tensor = sdpa_attention_forward(module, query, key, value, mask, **more)[0]
         return output.flatten(0, 1)
 
-    of_prompts = attend(segments.prompt_RP, segments.prompt_RP, None)
-    of_chains = attend(segments.chain_CW, segments.seen_CS, segments.sees_C1WS)
-    return torch.cat((of_prompts, of_chains)).index_select(0, segments.place_X).unflatten(0, (rows, width)), None
+    found = attend(segments.prompt_QP, segments.prompt_QP, None)
+    if len(segments.chain_CW):
+        found = torch.cat((found, attend(segments.chain_CW, segments.seen_CS, segments.sees_C1WS)))
+    return found.index_select(0, segments.place_L)[None], None
 
 
 AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
@@ -141,8 +151,10 @@ def _rule(batch: Batch) -> Any:
     return sees
 
 
-def _changed(numbers_RL: Tensor) -> Tensor:
-    return torch.cat((torch.zeros_like(numbers_RL[:, :1], dtype=torch.bool), numbers_RL[:, 1:] != numbers_RL[:, :-1]), dim=1)
+def _changed(numbers: Tensor) -> Tensor:
+    """Along the last dimension, where a number is another than the one before; not so the first."""
+    first = torch.zeros_like(numbers[..., :1], dtype=torch.bool)
+    return torch.cat((first, numbers[..., 1:] != numbers[..., :-1]), dim=-1)
 
 
 def _block_mask(*given: Any) -> Any:

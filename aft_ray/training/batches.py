@@ -3,8 +3,9 @@
 A question with its chains lies as [prompt][chain 1][chain 2] ... [chain C], positions restarting behind the prompt, and a mask
 lets each chain see the prompt and itself. The prompt is computed once, and a chain's score is what it would be alone. Layouts:
 
-rows   one question a row, a dense mask for SDPA: on a CPU, where a mask over several questions would cost its whole square;
+flat   all questions in one row, without padding; attention cuts it into prompts and chains: on a CPU;
 pack   all questions in one row, a block mask for FlexAttention, which computes only what the mask lets see: on a GPU;
+rows   one question a row, a dense mask: for a model whose attention cannot be given those ways;
 plain  one chain a row behind a prompt of its own: for a model that cannot share prompts.
 
 Shape suffixes: R rows, L tokens of the longest row, T chain tokens of all rows, C chains of all rows.
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 Role = Literal["reference", "positive", "negative"]
-Layout = Literal["rows", "pack", "plain"]
+Layout = Literal["flat", "pack", "rows", "plain"]
 
 PACKS_OF = 128
 """A pack's length is a multiple of this, the block of FlexAttention."""
@@ -130,7 +131,7 @@ def make_batch(examples: Sequence[Example], layout: Layout = "rows") -> Batch:
 
 def rows_of(examples: Sequence[Example], layout: Layout) -> list[list[Example]]:
     """What lies in each row; the chains stay in their order."""
-    if layout == "pack":
+    if layout in ("flat", "pack"):
         return [list(examples)] if examples else []
     if layout == "rows":
         return [[example] for example in examples]

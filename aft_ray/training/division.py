@@ -94,10 +94,10 @@ def in_parts(example: Example, budget: int, layout: Layout) -> list[Example]:
 
 
 def _micro_batches(examples: list[Example], budget: int, layout: Layout) -> Iterator[list[Example]]:
-    """Cut a list that falls in cost. In rows the longest one says how wide all are; a pack has no padding."""
+    """Cut a list that falls in cost. In rows the longest one says how wide all are; in one row there is no padding."""
     current: list[Example] = []
     for example in examples:
-        if layout == "pack":
+        if layout in ("flat", "pack"):
             tokens = sum(e.length for e in current) + example.length
         elif layout == "rows":
             tokens = (len(current) + 1) * max([example.length, *(e.length for e in current)])

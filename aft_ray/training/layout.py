@@ -14,6 +14,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Of a score, nats. What a model does that sharing ignores (positions not rotary, logits scaled) changes far more."""
 
 
+SHARED: dict[str, Layout] = {"flex_attention": "pack", SHARED_PROMPT: "flat"}
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers, as configurations call them, in which a mask decides all that a token sees."""
 
@@ -25,7 +26,7 @@ def choose_layout(engine: Any, example: Example, max_tokens: int) -> Layout:
     reason = why_plain(model, max_tokens)
     if reason is not None:
         return _plain(reason)
-    shared: Layout = "pack" if config._attn_implementation == "flex_attention" else "rows"
+    shared: Layout = SHARED.get(config._attn_implementation, "rows")
     probe = [Example(example.question_id, example.prompt_ids, example.chains[:3])]
     if len(probe[0].chains) == 1:
         probe = [Example(example.question_id, example.prompt_ids, example.chains * 2)]
@@ -33,6 +34,7 @@ def choose_layout(engine: Any, example: Example, max_tokens: int) -> Layout:
     difference = difference_of(engine, probe, shared)
     if not difference <= tolerance and config._attn_implementation == SHARED_PROMPT:
         model.set_attn_implementation("sdpa")  # with a dense mask, which more models follow
+        shared = "rows"
         difference = difference_of(engine, probe, shared)
     return shared if difference <= tolerance else _plain(f"with a shared prompt its scores differ by {difference:.2g} nats")
 

@@ -153,7 +153,7 @@ def groups_and_by_hand(tiny_llama, tmp_path_factory):
 def test_two_workers_with_unequal_shares_follow_a_plain_loop(zero_stage, groups_and_by_hand, ray_session, tiny_llama, tmp_path):
     groups, by_hand = groups_and_by_hand
     job = job_on(groups, tiny_llama, tmp_path, ResourcesConfig(training_workers=2, zero_stage=zero_stage))
-    shares = share_out(load_examples(job)[0], 2, job.training.tokens_per_micro_batch)
+    shares = share_out(load_examples(job)[0], 2, job.training.tokens_per_micro_batch, "flat")
     busy = [(sum(map(bool, share.parts)), sum(map(bool, share.micro_batches))) for share in shares]
     assert all(first != second for first, second in zip(*busy, strict=True)), "the ranks should have unequal numbers of passes"
     run_training(job)

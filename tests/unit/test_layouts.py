@@ -1,5 +1,7 @@
 """The layouts of a micro-batch over families of models: sharing a prompt, splitting a question, one chain a row."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ from aft_ray.losses import bound_loss
 from aft_ray.training import attention
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.division import share_out
-from aft_ray.training.layout import choose_layout, shortest_window
+from aft_ray.training.layout import SHARED, choose_layout, shortest_window
 from aft_ray.training.passes import run_passes
 from aft_ray.training.scores import GlobalLoss, Scorer
 
@@ -61,9 +63,14 @@ def rotary(request):
     return model
 
 
+def shared(model):
+    """The layout that shares prompts, by a model's attention."""
+    return SHARED.get(model.config._attn_implementation, "rows")
+
+
 def made(family):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(FAMILIES[family], dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(copy.deepcopy(FAMILIES[family]), dtype=torch.float32).eval()
 
 
 tokens = st.integers(3, 60)
@@ -91,7 +98,7 @@ def gradient_of(model, batch, budget, layout):
 def test_shared_split_and_plain_give_the_same_loss_and_gradient(rotary, batch, budget):
     _, loss, gradient = gradient_of(rotary, batch, 10**6, "plain")
     for limit in (10**6, budget):
-        share, other_loss, other = gradient_of(rotary, batch, limit, "rows")
+        share, other_loss, other = gradient_of(rotary, batch, limit, shared(rotary))
         assert limit == budget or not share.split
         assert other_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
         assert (other - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7
@@ -100,9 +107,9 @@ def test_shared_split_and_plain_give_the_same_loss_and_gradient(rotary, batch, b
 def test_a_question_over_the_budget_is_split_and_never_whole(rotary):
     """The largest pass is within the budget, and all chains still meet in one loss."""
     chains = tuple(Chain(tuple(range(3, 13)), role) for role in ("positive", "negative") * 10)
-    share, *_ = gradient_of(rotary, [Example("q", (5, 6, 7), chains)], 50, "rows")
+    share, *_ = gradient_of(rotary, [Example("q", (5, 6, 7), chains)], 50, shared(rotary))
     assert len(share.split[0]) == 5
-    assert max(make_batch(part).input_ids_RL.numel() for part in share.with_gradient) <= 50
+    assert max(make_batch(part, shared(rotary)).input_ids_RL.numel() for part in share.with_gradient) <= 50
 
 
 @settings(max_examples=30, deadline=None)
@@ -130,7 +137,7 @@ def test_a_pack_gives_the_scores_of_rows(rotary, batch):
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(attention, "_block_mask", create_mask)
         packed = Scorer(rotary)(make_batch(batch, "pack"))
-        torch.testing.assert_close(packed, Scorer(rotary)(make_batch(batch)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(packed, Scorer(rotary)(make_batch(batch, shared(rotary))), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["bloom", "gemma2", "mistral", "llama"])
@@ -173,11 +180,11 @@ def one_rank(monkeypatch):
 @pytest.mark.parametrize(
     ("family", "layout", "because"),
     [
-        ("llama", "rows", None),
-        ("qwen", "rows", None),
-        ("gpt_neox", "rows", None),
+        ("llama", "flat", None),
+        ("qwen", "flat", None),
+        ("gpt_neox", "flat", None),
         ("bloom", "plain", "takes no positions"),
-        ("gemma2", "rows", None),
+        ("gemma2", "flat", None),
         ("mistral", "plain", "window of 24 tokens"),
         ("lfm2", "plain", "carry a state"),
         ("qwen3_next", "plain", "carry a state"),
@@ -185,6 +192,10 @@ def one_rank(monkeypatch):
 )
 def test_prompts_are_shared_where_that_gives_the_models_own_scores(family, layout, because, caplog):
     model = made(family)
+    if model.is_backend_compatible():
+        assert choose_layout(Engine(model), EXAMPLE, 100) == ("rows" if layout == "flat" else layout), "with a dense mask"
+        model.set_attn_implementation(attention.SHARED_PROMPT)
+        caplog.clear()
     assert choose_layout(Engine(model), EXAMPLE, 100) == layout
     assert (because or "") in caplog.text
     assert bool(caplog.text) == (because is not None)
@@ -216,7 +227,7 @@ def test_a_window_that_no_chain_outgrows_is_none():
 
 def test_an_idle_pass_reaches_every_parameter_and_adds_nothing(rotary):
     rotary.zero_grad()
-    Scorer(rotary)(make_batch([])).sum().backward()
+    Scorer(rotary)(make_batch([], shared(rotary))).sum().backward()
     used = [
         parameter for name, parameter in rotary.named_parameters() if "embed" not in name or rotary.config.tie_word_embeddings
     ]

@@ -63,7 +63,7 @@ def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, ques
     if lora is not None:
         model = with_adapters(model, lora)
     model.set_attn_implementation(SHARED_PROMPT)
-    batch = make_batch([replace(example, question_id=str(number)) for number in range(questions)])
+    batch = make_batch([replace(example, question_id=str(number)) for number in range(questions)], "flat")
     own, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
 
     def pack(tensor):

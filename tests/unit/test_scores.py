@@ -44,7 +44,9 @@ def model():
         tie_word_embeddings=True,
         initializer_range=0.3,
     )
-    return LlamaForCausalLM(config).double()
+    model = LlamaForCausalLM(config).double()
+    model.set_attn_implementation(SHARED_PROMPT)
+    return model
 
 
 def score_alone(model, prompt, chain):
@@ -56,10 +58,10 @@ def score_alone(model, prompt, chain):
 
 
 @settings(max_examples=40)
-@given(batch=batches)
-def test_packed_scores_are_those_of_each_chain_alone(model, batch):
+@given(batch=batches, layout=st.sampled_from(["flat", "rows"]))
+def test_packed_scores_are_those_of_each_chain_alone(model, batch, layout):
     with torch.no_grad():
-        packed = Scorer(model)(make_batch(batch))
+        packed = Scorer(model)(make_batch(batch, layout))
         alone = torch.stack([score_alone(model, e.prompt_ids, c.token_ids) for e in batch for c in e.chains])
     torch.testing.assert_close(packed.double(), alone, atol=1e-5, rtol=1e-5)
 
@@ -68,14 +70,14 @@ def test_scores_of_the_shipped_model_are_those_of_transformers(tiny_llama):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32, attn_implementation=SHARED_PROMPT)
     batch = [Example("q", (5, 6, 7, 8), (Chain((9, 10, 11), "positive"), Chain((12, 13), "negative")))]
     with torch.no_grad():
-        packed = Scorer(model)(make_batch(batch))
+        packed = Scorer(model)(make_batch(batch, "flat"))
         alone = torch.stack([score_alone(model, batch[0].prompt_ids, chain.token_ids) for chain in batch[0].chains])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_an_empty_batch_passes_and_leaves_gradients_zero(model):
     model.zero_grad()
-    scores = Scorer(model)(make_batch([]))
+    scores = Scorer(model)(make_batch([], "flat"))
     assert scores.shape == (0,)
     loss, sums = GlobalLoss(bound_loss("bc", 0.2, {}), 1.0, 1.0, False).part(scores, [], [])
     loss.backward()
@@ -109,7 +111,7 @@ def measured_by_hand(scored):
     world_size=st.integers(1, 3),
     budget=st.integers(1, 200),
     covers=st.booleans(),
-    layout=st.sampled_from(["rows", "plain"]),
+    layout=st.sampled_from(["flat", "rows", "plain"]),
 )
 def test_however_divided_the_gradient_is_that_of_the_whole_batch(model, batch, world_size, budget, covers, layout):
     """Independent of the packing: one chain at a time, the formula of the loss in a loop. Small budgets split a question."""
@@ -156,7 +158,7 @@ def ids_of(share) -> set[str]:
     batch=st.lists(examples, min_size=1, max_size=12),
     world_size=st.integers(1, 5),
     budget=st.integers(1, 120),
-    layout=st.sampled_from(["rows", "pack", "plain"]),
+    layout=st.sampled_from(["flat", "rows", "pack", "plain"]),
 )
 def test_every_chain_goes_to_one_pass_of_one_rank_within_the_budget(batch, world_size, budget, layout):
     batch = [replace(example, question_id=str(number)) for number, example in enumerate(batch)]
