@@ -38,7 +38,12 @@ def small_config(tiny_llama, tmp_path_factory) -> RunConfig:
         task=task,
         vft=TrainingConfig(learning_rate=2e-3, epochs=12, questions_per_step=8),
         sampling=SamplingConfig(
-            k=K, max_prompt_tokens=120, max_new_tokens=60, candidates_file=write_candidates(task, folder / "candidates.jsonl")
+            k=K,
+            temperature=0.9,
+            top_p=0.95,
+            max_prompt_tokens=120,
+            max_new_tokens=60,
+            candidates_file=write_candidates(task, folder / "candidates.jsonl"),
         ),
         alignment=AlignmentConfig(learning_rate=1e-4, epochs=1, questions_per_step=8),
         resources=ResourcesConfig(training_workers=2, sampling_actors=(1, 1), zero_stage=2),

@@ -232,7 +232,9 @@ def test_every_loss_trains_and_moves_the_model(tiny_llama, tmp_path):
         out.mkdir()
         return TrainingJob(
             model=ModelConfig(path=tiny_llama, precision="fp32"),
-            training=AlignmentConfig(loss=name, beta="auto", learning_rate=LEARNING_RATE, epochs=2, questions_per_step=8),
+            training=AlignmentConfig(
+                loss=name, beta="auto", vft_weight=0, learning_rate=LEARNING_RATE, epochs=2, questions_per_step=8
+            ),
             resources=ResourcesConfig(training_workers=0, zero_stage=0),
             seed=0,
             task_weights={},
@@ -254,5 +256,5 @@ def test_every_loss_trains_and_moves_the_model(tiny_llama, tmp_path):
             assert history[0]["alignment_loss"] == pytest.approx(math.log(2) * 6 / 7, abs=1e-4)
         trained = AutoModelForCausalLM.from_pretrained(tmp_path / name / "model", dtype=torch.float32)
         moved = [not torch.equal(p, q) for p, q in zip(trained.parameters(), start.parameters(), strict=True)]
-        assert any(moved), name
+        assert any(moved) == (name != "rft"), name  # which has no alignment loss
         shutil.rmtree(tmp_path / name)

@@ -1,9 +1,11 @@
 """A model made ready for training."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from aft_ray.config import ModelConfig, ResourcesConfig, TrainingConfig
-from aft_ray.training.engine import kernels_for, load_model, without_chance
+from aft_ray.training.engine import adamw, deepspeed_config, kernels_for, load_model, without_chance
 from aft_ray.training.export import writable
 from aft_ray.training.job import TrainingJob
 
@@ -112,3 +114,20 @@ def test_what_transformers_reads_of_generation_can_be_written_with_the_model(set
     assert (again.eos_token_id, again.temperature, again.top_p) == (2, read.temperature, read.top_p)
     whole = GenerationConfig(eos_token_id=3)
     assert writable(whole) is whole
+
+
+def test_what_a_job_says_of_its_optimizer_and_its_memory_reaches_deepspeed(tmp_path):
+    training = TrainingConfig(learning_rate=3e-4, weight_decay=0.2, gradient_clipping=0.7)
+    resources = ResourcesConfig(zero_stage=3, offload="optimizer+parameters", gpus_per_training_worker=1)
+    job = TrainingJob(ModelConfig(path=tmp_path, precision="bf16"), training, resources, 0, {}, tmp_path, tmp_path, None)
+    told = deepspeed_config(job)
+    assert (told["gradient_clipping"], told["bf16"]) == (0.7, {"enabled": True})
+    zero = DeepSpeedZeroConfig(**told["zero_optimization"])
+    assert zero.stage == 3
+    assert zero.overlap_comm
+    assert (zero.offload_optimizer.device, zero.offload_param.device) == ("cpu", "cpu")
+    on_cpu = replace(job, resources=ResourcesConfig(zero_stage=2))
+    zero = DeepSpeedZeroConfig(**deepspeed_config(on_cpu)["zero_optimization"])
+    assert (zero.stage, zero.overlap_comm, zero.offload_optimizer, zero.offload_param) == (2, False, None, None)
+    optimizer = adamw(on_cpu, AutoModelForCausalLM.from_config(CONFIGS[0]))
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(3e-4, 0.2)]

@@ -77,16 +77,24 @@ def test_paired_tests_find_a_difference_and_do_not_find_noise():
     assert paired_proportions_p(before, better) < 1e-6
     assert paired_proportions_p(before, noise) > 0.05
     assert paired_proportions_p(before, before) == 1.0
+    eight_gained_two_lost = [False] * 8 + [True] * 2
+    published = 0.109375  # two-sided: 2 (C(10, 0) + C(10, 1) + C(10, 2)) / 2^10
+    assert paired_proportions_p(eight_gained_two_lost, [not right for right in eight_gained_two_lost]) == pytest.approx(published)
     assert paired_means_p([float(x) for x in before], [float(x) for x in better]) < 0.001
     assert paired_means_p([0.5] * 5, [0.5] * 5) == 1.0
     assert paired_means_p([0.5], [1.0]) == 1.0
     assert paired_means_p([0.5, 0.5], [1.0, 1.0]) == pytest.approx(0.5), "two of four signs are as far from none"
 
 
-def test_mean_interval_holds_the_mean():
-    values = [random.Random(1).random() for _ in range(1)] + [0.1, 0.5, 0.9, 0.3, 0.7] * 10
-    low, high = mean_interval(values, 0.95)
-    assert low < sum(values) / len(values) < high
+@pytest.mark.parametrize(("confidence", "deviations"), [(0.95, 1.96), (0.8, 1.282)])
+def test_mean_interval_is_that_of_the_normal_distribution_where_there_are_many_values(confidence, deviations):
+    values = [random.Random(1).random() for _ in range(1)] + [0.1, 0.5, 0.9, 0.3, 0.7] * 40
+    low, high = mean_interval(values, confidence)
+    half = deviations * stdev(values) / len(values) ** 0.5
+    assert (low, high) == (
+        pytest.approx(fmean(values) - half, abs=0.15 * half),
+        pytest.approx(fmean(values) + half, abs=0.15 * half),
+    )
     assert mean_interval([0.5] * 9, 0.95) is None
 
 

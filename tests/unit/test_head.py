@@ -76,3 +76,17 @@ def test_no_tensor_of_tokens_times_vocabulary_is_made():
         with Largest() as largest:
             layer(torch.randn(tokens, HIDDEN), torch.arange(tokens)).sum().backward()
     assert largest.size == 50 * tokens
+
+
+@pytest.mark.parametrize(("room", "made_again"), [(0, 7), (2.5, 5), (100, 0)])
+def test_logits_are_kept_up_to_a_limit_and_beyond_it_made_again(room, made_again, monkeypatch):
+    tokens, part, parts, made = 10, 4, 7, []
+    usual = head._logits
+    monkeypatch.setitem(head.LOGITS_AT_A_TIME, "cpu", tokens * part)
+    monkeypatch.setitem(head.LOGITS_KEPT, "cpu", int(room * tokens * part))
+    monkeypatch.setattr(head, "_logits", lambda *given: made.append(given) or usual(*given))
+    hidden = torch.randn(tokens, HIDDEN, requires_grad=True)
+    scores = head.LogLikelihoodHead(torch.nn.Linear(HIDDEN, part * parts))(hidden, torch.arange(tokens))
+    assert len(made) == parts
+    scores.sum().backward()
+    assert len(made) == parts + made_again

@@ -1,5 +1,6 @@
 """Packing and scoring against transformers' own forward, and the loss of a global batch against a plain loop."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -9,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
 from aft_ray.losses import bound_loss
 from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.division import cost, global_batches, share_out
 from aft_ray.training.examples import alignment_examples, within
+from aft_ray.training.job import TrainingJob
 from aft_ray.training.passes import run_passes
 from aft_ray.training.scores import GlobalLoss, Scorer, batch_measures, boundaries_of, by_question
+from aft_ray.training.worker import global_loss, schedule
 from schemas import Candidate, CandidateGroup, Question
 
 tokens = st.integers(3, 60)
@@ -251,3 +255,31 @@ def test_a_boundary_is_under_the_worst_positive_or_the_one_that_was_found():
     for found, expected in ((-3.0, -3.0), (-1.5, -2.0)):  # never above a positive
         with_boundary = [replace(example, boundary=found) for example in batch]
         assert boundaries_of(by_question(scores_C, with_boundary), None).tolist() == [expected, torch.inf]
+
+
+def test_what_a_job_says_of_its_loss_reaches_it():
+    """By hand: DPO's margin of one pair, and the mean over the tokens of the reference and the positive."""
+    chains = (
+        Chain((3, 4), "reference"),
+        Chain((5, 6, 7, 8), "positive", rank=1, index=0, reference=-5.0),
+        Chain((5, 6, 7, 8, 9), "negative", rank=2, index=1, reference=-4.0),
+    )
+    batch, scores = [Example("q", (1, 2), chains)], torch.tensor([-1.0, -2.0, -1.5])
+    options = {"loss": "dpo", "options": {"beta": 0.7}, "weight": 0.25, "vft_weight": 3.0}
+    margin = (4 * -2.0 + 5.0) - (5 * -1.5 + 4.0)
+    dpo = math.log(1 + math.exp(-0.7 * margin))
+    for covers, vft in (("reference", 2 * 1.0 / 2), ("reference+positives", (2 * 1.0 + 4 * 2.0) / 6)):
+        loss, sums = global_loss(AlignmentConfig(**options, vft_covers=covers)).part(scores, batch, batch)
+        assert (sums["vft_loss"], sums["alignment_loss"]) == (pytest.approx(vft), pytest.approx(dpo))
+        assert loss.item() == pytest.approx(3.0 * vft + 0.25 * dpo)
+    loss, _ = global_loss(TrainingConfig()).part(scores, batch, batch)
+    assert loss.item() == pytest.approx(1.0)
+
+
+def test_an_epoch_has_the_questions_of_each_task_as_often_as_the_job_says(tmp_path):
+    batch = [Example(f"{task}-{number}", (1,), (Chain((2,), "reference"),), task) for task in "ab" for number in range(4)]
+    training = TrainingConfig(epochs=4, questions_per_step=5)
+    job = TrainingJob(ModelConfig(path=tmp_path), training, ResourcesConfig(), 0, {"a": 2.0, "b": 0.5}, tmp_path, tmp_path, None)
+    seen = Counter(example.question_id for step in schedule(batch, job) for example in step)
+    assert [seen[f"a-{number}"] for number in range(4)] == [8] * 4
+    assert [seen[f"b-{number}"] for number in range(4)] == [2] * 4
