@@ -8,8 +8,8 @@ steps that warm up and compile. Ratios are within a round; memory is PyTorch's p
 
 ours    a run's own step: packs of several questions under FlexAttention, log-likelihood head, BC, DeepSpeed, whose optimizer
         keeps weights and moments in fp32; passes of at most 16,384 tokens
-padded  every chain a row behind its prompt, padded to the longest, SDPA, whole logits; at most 8,192 tokens a pass, since more do
-        not fit with their logits; torch's AdamW on bf16 alone, which is less work than ours does
+padded  every chain a row behind its prompt, padded to the longest, SDPA, whole logits; at most 8,192 tokens a pass; torch's
+        AdamW on bf16 alone, which is less work than ours does
 vft, padded vft   both on questions with their references
 
 Utilisation as in training.py: the FLOPs that the questions need, over those of a bf16 matrix product of 8192 x 8192,

@@ -14,7 +14,8 @@ vllm by rows  the same with each question k times
 ray.data.llm  each question k times, which is how it is asked there, Parquet to Parquet, nothing labelled; the same settings, but
               blocks of vLLM's own size, which on a CPU are as long as a prompt and share none of it; begun, at the latest,
               when the earliest of its requests was asked: when a row came out of the engine less what the engine took
-transformers  generate with num_return_sequences = k, in batches of 8 questions
+ray.data.llm 32  the same with our blocks of 32
+transformers  generate with num_return_sequences = k, in batches of 32 questions
 """
 
 import argparse
@@ -25,6 +26,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +168,16 @@ def k_rows(case: Case) -> tuple[int, float]:
     return bare(case, copies=K)
 
 
-def by_ray_data_llm(case: Case) -> tuple[int, float]:
+def by_ray_data_llm(case: Case, our_blocks: bool = False) -> tuple[int, float]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     from aft_ray.cluster import connect
 
     arguments = engine_arguments(settings_of(case))
-    del arguments["model"], arguments["block_size"]
+    del arguments["model"]
+    if not our_blocks:
+        del arguments["block_size"]
     parameters = {
         "n": 1,
         "temperature": 1.0,
@@ -225,16 +229,28 @@ def by_transformers(case: Case) -> tuple[int, float]:
     loaded = AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.float32)
     asked, tokens = prompts(case), 0
     started = time.time()
-    for first in range(0, case.questions, 8):
-        batch = tokenizer.pad({"input_ids": asked[first : first + 8]}, padding_side="left", return_tensors="pt")
+    for first in range(0, case.questions, 32):
+        batch = tokenizer.pad({"input_ids": asked[first : first + 32]}, padding_side="left", return_tensors="pt")
         made = loaded.generate(
-            **batch, do_sample=True, num_return_sequences=K, min_new_tokens=case.new_tokens, max_new_tokens=case.new_tokens
+            **batch,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=K,
+            min_new_tokens=case.new_tokens,
+            max_new_tokens=case.new_tokens,
         )
         tokens += made[:, batch["input_ids"].shape[1] :].numel()
     return tokens, time.time() - started
 
 
-WAYS = {"ours": ours, "vllm": bare, "vllm by rows": k_rows, "ray.data.llm": by_ray_data_llm, "transformers": by_transformers}
+WAYS = {
+    "ours": ours,
+    "vllm": bare,
+    "vllm by rows": k_rows,
+    "ray.data.llm": by_ray_data_llm,
+    "ray.data.llm 32": partial(by_ray_data_llm, our_blocks=True),
+    "transformers": by_transformers,
+}
 
 
 def measure(way: str, case: Case) -> float:
