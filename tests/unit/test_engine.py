@@ -24,6 +24,7 @@ from aft_ray.training.export import writable
 from aft_ray.training.job import TrainingJob
 
 TOKENS = torch.arange(3, 19)[None]
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS = [
     BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2, hidden_dropout=0.5, attention_dropout=0.5),
     GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5),
@@ -70,8 +71,7 @@ def test_what_is_recomputed_is_recomputed_without_chance_too():
 
 
 def test_experts_are_not_drawn_by_lot():
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = PhimoeConfig(**sizes, num_key_value_heads=2, num_local_experts=4, router_jitter_noise=0.3, input_jitter_noise=0.3)
+    config = PhimoeConfig(**SIZES, num_key_value_heads=2, num_local_experts=4, router_jitter_noise=0.3, input_jitter_noise=0.3)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -82,8 +82,7 @@ def test_experts_are_not_drawn_by_lot():
 
 def test_where_attention_is_capped_so_it_is_in_training(tmp_path):
     """By SDPA it would not be, in training and in the scores that layouts are compared by alike."""
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=16, initializer_range=0.5, attn_logit_softcapping=0.5)
+    config = Gemma2Config(**SIZES, num_key_value_heads=1, head_dim=16, initializer_range=0.5, attn_logit_softcapping=0.5)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
     model = ModelConfig(path=tmp_path, precision="fp32")
