@@ -180,9 +180,8 @@ def sample_candidates(
     number = count_rows(questions) - len(done)
     if not number:
         return
-    size = rows_per_block(number, settings)
-    rows = _rows(questions, lambda table: without(table, done), size)
-    _label_into(_through_pool(rows, number, SamplingActor, settings, counter), out, settings, counter)
+    groups = _through_pool(questions, lambda table: without(table, done), number, SamplingActor, settings, counter)
+    _label_into(groups, out, settings, counter)
 
 
 def label_candidates(
@@ -248,8 +247,7 @@ def evaluate_model(
     number = held_out - len(done)
     if not number:
         return
-    rows = _rows(groups, wanted, rows_per_block(number, settings))
-    evaluations = _through_pool(rows, number, EvaluationActor, settings, counter, sampled=sampled)
+    evaluations = _through_pool(groups, wanted, number, EvaluationActor, settings, counter, sampled=sampled)
     _write_blocks(evaluations, count, out)
 
 
@@ -282,19 +280,23 @@ def engines_at_first(blocks: int, settings: EngineSettings) -> int:
 
 
 def _through_pool(
-    rows: ray.data.Dataset,
+    records: Place,
+    wanted: Callable[[pa.Table], pa.Table],
     number: int,
     actor: Callable[..., Any],
     settings: EngineSettings,
     counter: ActorHandle[Any],
     **options: Any,
 ) -> ray.data.Dataset:
-    """`number`: of rows. Ray Data takes no actor with a GPU without being told; it is the same on a CPU."""
+    """What an actor makes of those records that are wanted, `number` of them.
+
+    Ray Data takes no actor with a GPU without a batch size: a block, as it would be on a CPU anyway.
+    """
     smallest, largest = settings.resources.sampling_actors
     size = rows_per_block(number, settings)
     attempts = ray.remote(num_cpus=0)(Attempts).options(scheduling_strategy=beside_the_driver()).remote()
     gpus = settings.resources.gpus_per_sampling_actor
-    return rows.map_batches(
+    return _rows(records, wanted, size).map_batches(
         actor,
         fn_constructor_kwargs={"settings": settings, "attempts": attempts, "counter": counter} | options,
         batch_format="pyarrow",

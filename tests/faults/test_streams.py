@@ -150,9 +150,9 @@ def test_a_pool_grows_with_its_work_and_is_gone_after_it(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "BLOCKS_IN_FLIGHT", 2)
     pool = settings(sampling_actors=(1, 4), cpus_per_sampling_actor=0.25)
     monkeypatch.setattr(stream, "nodes", list)  # it begins with one
-    rows = stream._rows(tmp_path / "groups", lambda table: table, stream.rows_per_block(len(ids), pool))
     counter = Counter.remote()
-    stream._label_into(stream._through_pool(rows, len(ids), Slow, pool, counter), tmp_path / "out", pool, counter)
+    made = stream._through_pool(tmp_path / "groups", lambda table: table, len(ids), Slow, pool, counter)
+    stream._label_into(made, tmp_path / "out", pool, counter)
     assert labelled_once(ids, tmp_path / "out")
     assert ray.get(counter.look.remote()).engines > 1
     started = [int(file.name) for file in actors.iterdir()]
