@@ -154,7 +154,8 @@ def dpo(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
             for chosen, rejected in zip(group["chains"][:half], group["chains"][half:], strict=True):
                 pairs.append({"prompt": group["prompt"], "chosen": chosen, "rejected": rejected})
         rows += sorted(pairs, key=length)
-    return by_trl(path, DPOTrainer, DPOConfig, Dataset.from_list(rows), len(rows) // len(steps), precompute_ref_log_probs=True)
+    rows_a_step = len(rows) // len(steps)
+    return by_trl(path, DPOTrainer, DPOConfig, Dataset.from_list(rows), rows_a_step, 4, precompute_ref_log_probs=True)
 
 
 def sft(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
@@ -162,7 +163,7 @@ def sft(path: Path, steps: list[list[dict[str, Any]]]) -> list[float]:
     from trl import SFTConfig, SFTTrainer
 
     rows = [{"prompt": g["prompt"], "completion": g["chains"][0]} for batch in steps for g in sorted(batch, key=length)]
-    return by_trl(path, SFTTrainer, SFTConfig, Dataset.from_list(rows), len(rows) // len(steps), completion_only_loss=True)
+    return by_trl(path, SFTTrainer, SFTConfig, Dataset.from_list(rows), len(rows) // len(steps), 8, completion_only_loss=True)
 
 
 def length(row: dict[str, Any]) -> int:
@@ -171,7 +172,7 @@ def length(row: dict[str, Any]) -> int:
     return len(row["prompt"]) + max(map(len, texts))
 
 
-def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, **more: Any) -> list[float]:
+def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, most_at_once: int, **more: Any) -> list[float]:
     from transformers import AutoTokenizer, TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -185,7 +186,7 @@ def by_trl(path: Path, trainer: Any, config: Any, rows: Any, rows_a_step: int, *
             self.seconds.append(time.perf_counter() - self.started)
 
     clock = Clock()
-    at_once = max(size for size in range(1, 9) if rows_a_step % size == 0)
+    at_once = max(size for size in range(1, most_at_once + 1) if rows_a_step % size == 0)
     with tempfile.TemporaryDirectory() as folder:
         settings = config(
             folder,

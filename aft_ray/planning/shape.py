@@ -164,6 +164,8 @@ def traced(model: PreTrainedModel, batch: Batch) -> int:
 def on_meta(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to("meta")
+    if isinstance(value, tuple):
+        return tuple(on_meta(part) for part in value)
     return value if value is None else type(value)(**{name: on_meta(part) for name, part in vars(value).items()})
 
 

@@ -5,8 +5,8 @@ the row is cut into its prompts and its chains, each attends by itself, and the 
 attention function `SHARED_PROMPT`, which any model can be given whose attention is transformers' interface
 (https://huggingface.co/docs/transformers/attention_interface); a model without it gets the dense mask, a question a row.
 
-Shape suffixes: R rows, L tokens of the longest row, Q prompts, P tokens of the longest prompt, C chains, W tokens of the longest
-chain, S = P + W, H heads, D their size.
+Shape suffixes: R rows, L tokens of the longest row, X all prompts and chains of a row, N some of those, W tokens of the longest
+of them, S all that it may see (of a chain its prompt too), H heads, D their size.
 """
 
 from dataclasses import dataclass
@@ -21,22 +21,26 @@ from transformers.masking_utils import sdpa_mask
 from aft_ray.training.batches import Batch
 
 SHARED_PROMPT = "shared_prompt"
+LENGTHS_OF_PIECE = 64
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Prompts or chains of about one length, as indices into the L tokens of a row; 0 where there is none."""
+
+    query_NW: Tensor
+    key_NS: Tensor
+    sees_N1WS: Tensor | None
+    """None: causal attention, of prompts to themselves."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The prompts and chains of a row, as indices into its L tokens; 0 where there is none.
+    """A row in pieces. A chain without others counts with its prompt: what it sees, causal attention tells without a mask."""
 
-    A chain without others counts with its prompt: what a prompt's tokens see, causal attention tells without a mask.
-    """
-
-    prompt_QP: Tensor
-    chain_CW: Tensor
-    seen_CS: Tensor
-    """What a chain's tokens may see: its prompt, then itself."""
-    sees_C1WS: Tensor
+    pieces: tuple[Piece, ...]
     place_L: Tensor
-    """Of every token of the row, where it stands among the Q * P of all prompts and then C * W of all chains."""
+    """Of every token of the row, where it stands among the N * W of all pieces."""
 
 
 def attention_arguments(batch: Batch, implementation: str) -> dict[str, Any]:
@@ -61,28 +65,37 @@ def segments_of(batch: Batch) -> Segments:
     start_X = (_changed(question_L) | _changed(segment_L)).index_fill(0, question_L.new_zeros(1), True).nonzero().squeeze(1)
     length_X = torch.cat((start_X[1:], start_X.new_tensor([width]))) - start_X
     of_prompt_X = segment_L[start_X] == 0
-    question_C = question_L[start_X[~of_prompt_X]]
-    prompt_QP, in_prompt_QP = _places(start_X[of_prompt_X], length_X[of_prompt_X])
-    chain_CW, in_chain_CW = _places(start_X[~of_prompt_X], length_X[~of_prompt_X])
-    chains, longest = chain_CW.shape
-    place_W = torch.arange(longest, device=question_L.device)
-    of_prompt_CWP = in_prompt_QP[question_C][:, None].expand(-1, longest, -1)
-    of_chain_CWW = (place_W[:, None] >= place_W).expand(chains, -1, -1)
-    place_L = torch.zeros(width, dtype=torch.long, device=question_L.device)
-    place_L[prompt_QP[in_prompt_QP]] = in_prompt_QP.flatten().nonzero().squeeze(1)
-    place_L[chain_CW[in_chain_CW]] = prompt_QP.numel() + in_chain_CW.flatten().nonzero().squeeze(1)
-    return Segments(
-        prompt_QP=prompt_QP,
-        chain_CW=chain_CW,
-        seen_CS=torch.cat((prompt_QP[question_C], chain_CW), dim=1),
-        sees_C1WS=torch.cat((of_prompt_CWP, of_chain_CWW), dim=2)[:, None],
-        place_L=place_L,
-    )
+    start_Q, length_Q = start_X[of_prompt_X], length_X[of_prompt_X]
+    pieces, real = [], []
+    for alike_N in _alike(length_X, of_prompt_X):
+        place_NW, real_NW = _places(start_X[alike_N], length_X[alike_N])
+        pieces.append(Piece(place_NW, place_NW, None))
+        real.append(real_NW.flatten())
+    for alike_N in _alike(length_X, ~of_prompt_X):
+        place_NW, real_NW = _places(start_X[alike_N], length_X[alike_N])
+        question_N = question_L[start_X[alike_N]]
+        prompt_NP, real_NP = _places(start_Q[question_N], length_Q[question_N])
+        number, longest = place_NW.shape
+        of_prompt_NWP = real_NP[:, None].expand(-1, longest, -1)
+        of_chain_NWW = torch.ones(longest, longest, dtype=torch.bool, device=start_X.device).tril().expand(number, -1, -1)
+        sees_NWS = torch.cat((of_prompt_NWP, of_chain_NWW), dim=2)
+        pieces.append(Piece(place_NW, torch.cat((prompt_NP, place_NW), dim=1), sees_NWS[:, None]))
+        real.append(real_NW.flatten())
+    real_T = torch.cat(real)
+    place_L = torch.empty(width, dtype=torch.long, device=start_X.device)
+    place_L[torch.cat([piece.query_NW.flatten() for piece in pieces])[real_T]] = real_T.nonzero().squeeze(1)
+    return Segments(tuple(pieces), place_L)
+
+
+def _alike(length_X: Tensor, chosen_X: Tensor) -> list[Tensor]:
+    """The chosen ones by length: attention is computed over the longest of a piece, and some chains are many times others."""
+    step_X = (length_X - 1) // LENGTHS_OF_PIECE
+    return [(chosen_X & (step_X == step)).nonzero().squeeze(1) for step in step_X[chosen_X].unique()]
 
 
 def _places(start_N: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Of N pieces of a row, the place of every token, and where there is one; both as wide as the longest."""
-    place = torch.arange(int(length_N.max()) if len(length_N) else 0, device=start_N.device)
+    """Of N prompts or chains of a row, the place of every token, and where there is one; both as wide as the longest."""
+    place = torch.arange(int(length_N.max()), device=start_N.device)
     there = place < length_N[:, None]
     return (start_N[:, None] + place) * there, there
 
@@ -102,17 +115,16 @@ def shared_prompt_attention(
         return result
     tokens = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (query_RHLD, key_RHLD, value_RHLD)]
 
-    def attend(queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(piece: Piece) -> Tensor:
+        places = piece.query_NW, piece.key_NS, piece.key_NS
         query, key, value = (
-            tensor.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
-            for tensor, index in zip(tokens, (queries, keys, keys), strict=True)
+            tensor.index_select(0, place.flatten()).unflatten(0, place.shape).transpose(1, 2)
+            for tensor, place in zip(tokens, places, strict=True)
         )
-        output: Tensor = sdpa_attention_forward(module, query, key, value, mask, **more)[0]
+        output: Tensor = sdpa_attention_forward(module, query, key, value, piece.sees_N1WS, **more)[0]
         return output.flatten(0, 1)
 
-    found = attend(segments.prompt_QP, segments.prompt_QP, None)
-    if len(segments.chain_CW):
-        found = torch.cat((found, attend(segments.chain_CW, segments.seen_CS, segments.sees_C1WS)))
+    found = torch.cat([attend(piece) for piece in segments.pieces])
     return found.index_select(0, segments.place_L)[None], None
 
 

@@ -56,7 +56,6 @@ class FakeCluster(AutoscalingCluster):
 def test_a_cluster_grows_for_sampling_loses_a_node_and_shrinks(tmp_path, monkeypatch):
     ray.shutdown()
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     cluster = FakeCluster({"CPU": 1}, {"worker": node}, autoscaler_v2=True, idle_timeout_minutes=0.5)
     cluster.start()

@@ -30,7 +30,6 @@ STEPS = 3 * EPOCHS
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     ray.shutdown()
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # as an earlier test may have left it in this process, out of Python's reach
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     monkeypatch.setenv("RAY_ADDRESS", found.address)

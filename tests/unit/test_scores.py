@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from aft_ray.config import AlignmentConfig, ModelConfig, ResourcesConfig, TrainingConfig
 from aft_ray.losses import bound_loss
+from aft_ray.training import attention
 from aft_ray.training.attention import SHARED_PROMPT
 from aft_ray.training.batches import Chain, Example, make_batch
 from aft_ray.training.division import cost, global_batches, share_out
@@ -34,6 +35,14 @@ examples = st.builds(
 )
 batches = st.lists(examples, min_size=1, max_size=4)
 BETA = 0.05
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_pieces():
+    """So that chains as short as these come in several pieces too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "LENGTHS_OF_PIECE", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
