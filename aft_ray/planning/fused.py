@@ -17,8 +17,8 @@ FUSED = "fused_stand_in"
 
 
 def with_stand_ins(model: PreTrainedModel) -> PreTrainedModel:
-    """Of a model on meta, whose attention and, where Liger has a kernel for what looks so, norms and gates."""
-    if model.is_backend_compatible():
+    """In a model on meta: for FlexAttention where it has that, for norms and gates that look as if Liger had kernels for them."""
+    if model._supports_flex_attn:
         model.set_attn_implementation(FUSED)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):

@@ -126,23 +126,26 @@ def activation_memory(
     example = group(len(longest.prompt_ids), len(longest.chains[0].token_ids), chains)
     of_rank = -(-training.questions_per_step // max(1, resources.least_training_workers))
     questions = max(1, min(budget // example.length, of_rank))
+    # Shorter questions fill what is left of the budget.
+    fill = max(1.0, min(budget, of_rank * example.length) / (questions * example.length))
     kept = shape.activations(example, questions, dtype, resources.gpus_per_training_worker > 0, training.lora)
     if resources.activation_checkpointing:
-        of_layers = shape.layers * kept.between_layers + kept.of_layer
+        of_layers = fill * (shape.layers * kept.between_layers + kept.of_layer)
     else:
-        of_layers = shape.layers * kept.of_layer
-    of_chains = questions * sum(len(chain.token_ids) for chain in example.chains)
+        of_layers = fill * shape.layers * kept.of_layer
+    of_chains = fill * questions * sum(len(chain.token_ids) for chain in example.chains)
     kind = "cuda" if resources.gpus_per_training_worker else "cpu"
     # Those that are kept; those of a part, their gradient, and the same in fp32.
     kept_logits = dtype.itemsize * min(of_chains * shape.vocabulary, LOGITS_KEPT[kind])
     logits = kept_logits + (4 + dtype.itemsize) * LOGITS_AT_A_TIME[kind]
     if why_plain(shape.model, training.max_tokens) is not None:
-        prompt, chain = len(example.prompt_ids), len(example.chains[0].token_ids)
-        rows = min(max(1, budget // (prompt + chain)), of_rank * len(longest.chains))
-        logits = BYTES_OF_WHOLE_LOGITS * rows * chain * shape.vocabulary
+        # At all places where some row has a chain: behind prompts of all lengths that is nearly everywhere.
+        of_row = len(example.prompt_ids) + len(example.chains[0].token_ids)
+        tokens = max(of_row, min(budget, of_rank * len(longest.chains) * of_row))
+        logits = BYTES_OF_WHOLE_LOGITS * tokens * shape.vocabulary
     # The hidden states of the chains, and their gradient in fp32.
     hidden = of_chains * shape.hidden * (dtype.itemsize + 4)
-    return of_layers + max(kept.transient, logits) + hidden
+    return of_layers + max(fill * kept.transient, logits) + hidden
 
 
 def sampling_memory(shape: ModelShape, resources: ResourcesConfig, precision: str, gpu_bytes: float) -> Memory:

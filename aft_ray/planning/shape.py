@@ -11,7 +11,7 @@ from aft_ray.config import LoraConfig
 from aft_ray.places import Place, fetched
 from aft_ray.planning.fused import with_stand_ins
 from aft_ray.training.adapters import size_of_adapters, with_adapters
-from aft_ray.training.attention import SHARED_PROMPT, attention_arguments
+from aft_ray.training.attention import attention_arguments, set_own_attention
 from aft_ray.training.batches import Batch, Chain, Example, Layout, make_batch
 from aft_ray.training.layout import SHARED
 
@@ -113,12 +113,13 @@ class ModelShape:
         if lora is not None:
             model = with_adapters(model, lora)
             model.enable_input_require_grads()  # else the first of the layers, which is half of them here, would keep less
+        flex = on_gpu and model._supports_flex_attn
         if on_gpu:
             with_stand_ins(model)
-        elif model.is_backend_compatible():
-            model.set_attn_implementation(SHARED_PROMPT)
+        if not flex:
+            set_own_attention(model)
         of_questions = [replace(example, question_id=str(number)) for number in range(questions)]
-        layout: Layout = "pack" if on_gpu else SHARED.get(model.config._attn_implementation, "rows")
+        layout: Layout = "pack" if flex else SHARED.get(model.config._attn_implementation, "rows")
         batch = make_batch(of_questions, layout)
         kept = traced(model, batch)
         tokens, bytes_each = batch.input_ids_RL.numel(), dtype.itemsize
@@ -144,7 +145,7 @@ def traced(model: PreTrainedModel, batch: Batch) -> int:
 
     # What says who sees whom is made of numbers, which meta tensors do not have; then it is put on meta with the rest. In a
     # pack it is next to nothing.
-    found = {"attention_mask": None} if batch.layout == "pack" else attention_arguments(batch, model.config._attn_implementation)
+    found = {"attention_mask": None} if batch.layout == "pack" else attention_arguments(batch, model)
     arguments = {name: on_meta(value) for name, value in found.items()}
     if arguments["attention_mask"] is None:
         # transformers would look into the positions for a mask to make; one that is given is not looked at.

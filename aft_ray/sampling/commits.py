@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aft_ray.places import Place, upload
-from schemas import Record
+from schemas import Record, count_rows
 
 R = TypeVar("R", bound=Record)
 
@@ -60,6 +60,12 @@ def committed(folder: Place) -> pa.Array:
             write_whole(table.filter(pc.invert(pa.array(again))), file)
         found.update(ids)
     return pa.array(sorted(found), pa.string())
+
+
+def left_to_do(questions: Place, out: Place, but: frozenset[str]) -> tuple[int, pa.Array]:
+    """How many questions of the file have no record in `out` and are not in `but`; the ids of the others, which are in either."""
+    done = pc.unique(pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())]))
+    return count_rows(questions) - len(done), done
 
 
 def question_ids(table: pa.Table) -> pa.ChunkedArray:

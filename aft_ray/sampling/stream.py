@@ -21,7 +21,7 @@ from aft_ray.heartbeat import keep_beating
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.places import Place, for_ray_data, make_folder
 from aft_ray.sampling.attempts import Asking, Attempts, start_or_end
-from aft_ray.sampling.commits import commit, committed, without
+from aft_ray.sampling.commits import commit, committed, left_to_do, without
 from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, request_seed
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
@@ -176,8 +176,7 @@ def sample_candidates(
 
     Questions that are in `out` already are left alone, and those in `but`.
     """
-    done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
-    number = count_rows(questions) - len(done)
+    number, done = left_to_do(questions, out, but)
     if not number:
         return
     groups = _through_pool(questions, lambda table: without(table, done), number, SamplingActor, settings, counter)

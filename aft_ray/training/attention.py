@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -30,8 +30,8 @@ class Piece:
 
     query_NW: Tensor
     key_NS: Tensor
-    sees_N1WS: Tensor | None
-    """None: causal attention, of prompts to themselves."""
+    mask_N1WS: Tensor | None
+    """To be added: 0 or minus infinity. None: causal attention, of prompts to themselves."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,17 @@ class Segments:
     """Of every token of the row, where it stands among the N * W of all pieces."""
 
 
-def attention_arguments(batch: Batch, implementation: str) -> dict[str, Any]:
+def set_own_attention(model: PreTrainedModel) -> None:
+    """Ours, where a model takes one and would have SDPA's, with which ours computes: that caps no scores and has no sinks."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the only one beside FlexAttention that caps (Gemma 2)
+    elif model.is_backend_compatible() and model._supports_sdpa:
+        model.set_attn_implementation(SHARED_PROMPT)
+
+
+def attention_arguments(batch: Batch, model: PreTrainedModel) -> dict[str, Any]:
     """What a model's forward needs beside tokens and positions, for its attention to be that of the batch."""
+    implementation, dtype = model.config._attn_implementation, model.dtype
     if batch.layout == "rows" and len(batch.chain_lengths_C) in (0, len(batch.question_RL)):
         return {"attention_mask": None}  # rows of one chain, the padding behind: causal attention does it
     if batch.layout == "pack":
@@ -53,12 +62,17 @@ def attention_arguments(batch: Batch, implementation: str) -> dict[str, Any]:
     if batch.layout == "flat":
         assert implementation == SHARED_PROMPT
         # A mask of four dimensions is taken as it is; what it says is not looked at.
-        return {"attention_mask": batch.segment_RL.new_ones(1, 1, 1, 1), "segments": segments_of(batch)}
-    return {"attention_mask": dense_mask(batch)}
+        return {"attention_mask": batch.segment_RL.new_ones(1, 1, 1, 1), "segments": segments_of(batch, dtype)}
+    # Eager attention adds what it is given.
+    return {"attention_mask": to_be_added(dense_mask(batch), dtype) if implementation == "eager" else dense_mask(batch)}
 
 
-def segments_of(batch: Batch) -> Segments:
-    """Of a batch in one row."""
+def to_be_added(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, -torch.inf)
+
+
+def segments_of(batch: Batch, dtype: torch.dtype) -> Segments:
+    """Of a batch in one row; `dtype` is that of queries. Of a mask of bools SDPA would make one in every layer, and keep it."""
     question_L, segment_L, width = batch.question_RL[0].clamp(min=0), batch.segment_RL[0], batch.width
     chains_Q = segment_L.new_zeros(int(question_L.max()) + 1).scatter_reduce(0, question_L, segment_L, "amax")
     segment_L = segment_L * (chains_Q > 1)[question_L]
@@ -78,8 +92,8 @@ def segments_of(batch: Batch) -> Segments:
         number, longest = place_NW.shape
         of_prompt_NWP = real_NP[:, None].expand(-1, longest, -1)
         of_chain_NWW = torch.ones(longest, longest, dtype=torch.bool, device=start_X.device).tril().expand(number, -1, -1)
-        sees_NWS = torch.cat((of_prompt_NWP, of_chain_NWW), dim=2)
-        pieces.append(Piece(place_NW, torch.cat((prompt_NP, place_NW), dim=1), sees_NWS[:, None]))
+        mask_NWS = to_be_added(torch.cat((of_prompt_NWP, of_chain_NWW), dim=2), dtype)
+        pieces.append(Piece(place_NW, torch.cat((prompt_NP, place_NW), dim=1), mask_NWS[:, None]))
         real.append(real_NW.flatten())
     real_T = torch.cat(real)
     place_L = torch.empty(width, dtype=torch.long, device=start_X.device)
@@ -121,7 +135,7 @@ def shared_prompt_attention(
             tensor.index_select(0, place.flatten()).unflatten(0, place.shape).transpose(1, 2)
             for tensor, place in zip(tokens, places, strict=True)
         )
-        output: Tensor = sdpa_attention_forward(module, query, key, value, piece.sees_N1WS, **more)[0]
+        output: Tensor = sdpa_attention_forward(module, query, key, value, piece.mask_N1WS, **more)[0]
         return output.flatten(0, 1)
 
     found = torch.cat([attend(piece) for piece in segments.pieces])

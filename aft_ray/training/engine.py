@@ -13,7 +13,7 @@ from transformers.utils import is_liger_kernel_available
 from aft_ray.config import ResourcesConfig
 from aft_ray.places import fetched
 from aft_ray.training.adapters import leave_out_frozen, with_adapters
-from aft_ray.training.attention import SHARED_PROMPT
+from aft_ray.training.attention import set_own_attention
 from aft_ray.training.compiling import compile_nothing_for_inference, only_one_compiles
 from aft_ray.training.job import TrainingJob
 from aft_ray.training.loading import load_divided
@@ -80,14 +80,12 @@ def adamw(job: TrainingJob, scorer: Scorer) -> torch.optim.Optimizer:
 
 
 def load_model(job: TrainingJob) -> PreTrainedModel:
-    """With FlexAttention on a GPU, where the model has it; else with our attention over rows, where it can be given one."""
+    """With FlexAttention on a GPU, where the model has it; else with our own attention, where it can be given one."""
     on_gpu = job.resources.gpus_per_training_worker > 0
     flex = on_gpu and has_flex_attention(job)
     model = read_model(job, **({"attn_implementation": "flex_attention"} if flex else {}))
-    if not flex and getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")  # the only one beside FlexAttention that caps (Gemma 2)
-    elif not flex and model.is_backend_compatible():
-        model.set_attn_implementation(SHARED_PROMPT)
+    if not flex:
+        set_own_attention(model)
     return with_fused_kernels(model) if on_gpu else model
 
 

@@ -20,8 +20,10 @@ class Scorer(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.head = LogLikelihoodHead(model.get_output_embeddings(), cap)
+        config = model.config.get_text_config()
+        # Cohere multiplies its logits, Granite divides them; hidden states by the same number give the same ones.
+        self.scale = float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
+        self.head = LogLikelihoodHead(model.get_output_embeddings(), getattr(config, "final_logit_softcapping", None))
 
     def forward(self, batch: Batch) -> Tensor:
         """s(c) [C]: per-token mean log-likelihood of every chain, nats.
@@ -40,14 +42,15 @@ class Scorer(nn.Module):
         if batch.layout == "plain":
             logits_TV = self._own_logits(batch).float()
             return logits_TV.gather(1, batch.target_ids_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
-        attention = attention_arguments(batch, self.model.config._attn_implementation)
+        attention = attention_arguments(batch, self.model)
         hidden_RLH = self.model.base_model(
             input_ids=batch.input_ids_RL,
             position_ids=None if attention["attention_mask"] is None else batch.position_ids_RL,
             use_cache=False,
             **attention,
         ).last_hidden_state
-        return self.head(hidden_RLH.flatten(0, 1)[batch.predictor_T], batch.target_ids_T)
+        hidden_TH = hidden_RLH.flatten(0, 1)[batch.predictor_T]
+        return self.head(hidden_TH if self.scale == 1 else hidden_TH * self.scale, batch.target_ids_T)
 
     def _own_logits(self, batch: Batch) -> Tensor:
         """[T, V], what a model does by itself: its own mask, positions and head. Where all rows have prompts none are made."""

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aft_ray.sampling.attempts import NothingIsAnsweredError
-from aft_ray.sampling.commits import commit, committed, each_once, without
+from aft_ray.sampling.commits import commit, committed, each_once, left_to_do, without
 from aft_ray.sampling.dead_letters import answered
 from schemas import CandidateGroup, Evaluation, Failure, Question, read_parquet, to_table, write_parquet
 
@@ -34,6 +34,16 @@ def test_whole_files_count_and_the_rest_is_left_to_do(record, made, tmp_path):
     left = without(to_table(record, [made(name) for name in "abcde"]), done)
     assert left.schema == to_table(record, []).schema
     assert left.num_rows == 2
+
+
+def test_a_question_that_is_done_and_left_out_counts_once(tmp_path):
+    """So are those whose candidates a user gave: in the folder from this round, and not to be asked."""
+    for folder in ("questions", "out"):
+        (tmp_path / folder).mkdir()
+    write_parquet(tmp_path / "questions" / "1.parquet", Question, [question(name) for name in "abcd"])
+    write_parquet(tmp_path / "out" / "1.parquet", CandidateGroup, [group(name) for name in "ab"])
+    left, done = left_to_do(tmp_path / "questions", tmp_path / "out", frozenset("bc"))
+    assert (left, sorted(done.to_pylist())) == (1, ["a", "b", "c"])
 
 
 def test_nothing_is_committed_where_nothing_is(tmp_path):

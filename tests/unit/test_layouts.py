@@ -10,8 +10,11 @@ from torch.nn.attention.flex_attention import create_mask
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    CohereConfig,
     Gemma2Config,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
     Lfm2Config,
     LlamaConfig,
     MistralConfig,
@@ -35,6 +38,11 @@ FAMILIES = {
     "gpt_neox": GPTNeoXConfig(**SIZES, intermediate_size=48, initializer_range=0.3, rotary_pct=0.5, attention_dropout=0.0),
     "bloom": BloomConfig(**SIZES, initializer_range=0.3),
     "gemma2": Gemma2Config(**SIZES, **WIDE, head_dim=16, initializer_range=0.3, final_logit_softcapping=5.0),
+    "gpt_oss": GptOssConfig(
+        **SIZES, **WIDE, head_dim=16, initializer_range=0.3, num_local_experts=2, num_experts_per_tok=1, sliding_window=4096
+    ),
+    "cohere": CohereConfig(**SIZES, **WIDE, initializer_range=0.3, logit_scale=0.25),
+    "granite": GraniteConfig(**SIZES, **WIDE, initializer_range=0.3, logits_scaling=8.0),
     "lfm2": Lfm2Config(**SIZES, **WIDE, layer_types=["conv", "full_attention"]),
     "qwen3_next": Qwen3NextConfig(
         **SIZES,
@@ -52,10 +60,12 @@ FAMILIES = {
     ),
     "mistral": MistralConfig(**SIZES, **WIDE, initializer_range=0.3, sliding_window=24),
 }
-ROTARY = ("llama", "qwen", "gpt_neox", "gemma2")
+ROTARY = ("llama", "qwen", "gpt_neox")
+WAYS = [(family, how) for family in ROTARY for how in ("sdpa", attention.SHARED_PROMPT)]
+WAYS += [("gemma2", "eager"), ("gpt_oss", "eager"), ("cohere", attention.SHARED_PROMPT)]
 
 
-@pytest.fixture(scope="module", params=[(family, how) for family in ROTARY for how in ("sdpa", attention.SHARED_PROMPT)])
+@pytest.fixture(scope="module", params=WAYS)
 def rotary(request):
     family, how = request.param
     model = made(family)
@@ -116,9 +126,10 @@ def test_a_question_over_the_budget_is_split_and_never_whole(rotary):
 @given(batch=st.lists(questions, min_size=1, max_size=4))
 def test_the_block_mask_of_a_pack_lets_each_chain_see_its_prompt_and_itself(batch):
     """FlexAttention's own reading of our rule, made dense, against a loop over tokens."""
+    model = made("llama")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_block_mask", create_mask)
-        dense = attention.attention_arguments(make_batch(batch, "pack"), "flex_attention")["attention_mask"][0, 0]
+        dense = attention.attention_arguments(make_batch(batch, "pack"), model)["attention_mask"][0, 0]
     assert len(dense) % 128 == 0
     owner = []
     for number, example in enumerate(batch):
@@ -135,7 +146,7 @@ def test_the_block_mask_of_a_pack_lets_each_chain_see_its_prompt_and_itself(batc
 def test_a_pack_gives_the_scores_of_rows(rotary, batch):
     """With the rule made dense, which any attention takes: FlexAttention itself runs on a GPU only."""
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(attention, "_block_mask", create_mask)
+        patch.setattr(attention, "_block_mask", lambda *given: attention.to_be_added(create_mask(*given), torch.float32))
         packed = Scorer(rotary)(make_batch(batch, "pack"))
         torch.testing.assert_close(packed, Scorer(rotary)(make_batch(batch, shared(rotary))), atol=1e-5, rtol=1e-5)
 
@@ -184,7 +195,10 @@ def one_rank(monkeypatch):
         ("qwen", "flat", None),
         ("gpt_neox", "flat", None),
         ("bloom", "plain", "takes no positions"),
-        ("gemma2", "flat", None),
+        ("gemma2", "rows", None),
+        ("gpt_oss", "rows", None),
+        ("cohere", "flat", None),
+        ("granite", "flat", None),
         ("mistral", "plain", "window of 24 tokens"),
         ("lfm2", "plain", "carry a state"),
         ("qwen3_next", "plain", "carry a state"),
@@ -192,10 +206,9 @@ def one_rank(monkeypatch):
 )
 def test_prompts_are_shared_where_that_gives_the_models_own_scores(family, layout, because, caplog):
     model = made(family)
-    if model.is_backend_compatible():
-        assert choose_layout(Engine(model), EXAMPLE, 100) == ("rows" if layout == "flat" else layout), "with a dense mask"
-        model.set_attn_implementation(attention.SHARED_PROMPT)
-        caplog.clear()
+    if layout == "flat":
+        assert choose_layout(Engine(model), EXAMPLE, 100) == "rows", "with a dense mask"
+    attention.set_own_attention(model)
     assert choose_layout(Engine(model), EXAMPLE, 100) == layout
     assert (because or "") in caplog.text
     assert bool(caplog.text) == (because is not None)

@@ -72,7 +72,7 @@ def test_activations_are_what_a_real_forward_pass_keeps(tiny_llama, chains, ques
             kept[storage.data_ptr()] = (tensor, storage.nbytes())
         return tensor
 
-    arguments = attention_arguments(batch, SHARED_PROMPT)
+    arguments = attention_arguments(batch, model)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model.base_model(
             input_ids=batch.input_ids_RL, position_ids=batch.position_ids_RL, use_cache=False, **arguments
@@ -116,16 +116,26 @@ def test_each_zero_stage_divides_more(shapes):
 
 
 def test_a_model_that_cannot_share_prompts_makes_whole_logits(tmp_path):
-    """By hand: 42 rows of 128 + 64 tokens fit into 8192, each with 64 logits of 50,000, in fp32 and in backward four of them."""
+    """By hand: at each of 8192 tokens, before which some prompt may end, 50,000 logits, in fp32 and in backward four of them."""
     sizes = {"vocab_size": 50_000, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     found = {}
     for window in (4096, 512):
         MistralConfig(**sizes, num_key_value_heads=1, sliding_window=window).save_pretrained(tmp_path)
         settings = TrainingConfig(max_tokens=1024), ResourcesConfig(gpus_per_training_worker=1), "bf16", group(128, 64, 6)
         found[window] = training_memory(ModelShape(tmp_path), *settings).activations
-    whole = 16 * 42 * 64 * 50_000
+    whole = 16 * 8192 * 50_000
     assert whole < found[512] < 1.1 * whole
     assert found[4096] < 0.7 * found[512]
+
+
+def test_shorter_questions_fill_a_micro_batch_that_the_longest_leaves_half_empty(shapes):
+    """Of the longest one or two have room, of others more."""
+    resources = ResourcesConfig(training_workers=8, gpus_per_training_worker=1)
+    two, one = (
+        training_memory(shapes["7b"], TrainingConfig(tokens_per_micro_batch=8192), resources, "bf16", group(256, chain, 15))
+        for chain in (256, 273)
+    )
+    assert one.activations == pytest.approx(two.activations, rel=0.01)
 
 
 def test_a_rank_loads_its_share_and_for_a_moment_the_largest_parameter_whole(shapes, tiny_llama):
