@@ -82,6 +82,16 @@ def check_splits(found: QuestionSet, train: bool, held_out: bool) -> None:
         raise BadInputError([f"{len(found.train)} training and {len(found.held_out)} held-out questions: this needs {needs}"])
 
 
+def check_lengths(config: RunConfig, *sampled: Sequence[Question]) -> None:
+    """Raises BadInputError where all questions of a split have prompts that are too long to be sampled."""
+    most = config.sampling.max_prompt_tokens
+    for questions in sampled:
+        shortest = min((len(question.prompt_ids) for question in questions), default=0)
+        if shortest > most:
+            told = f"all {len(questions)} {questions[0].split} questions have prompts over sampling.max_prompt_tokens = {most}"
+            raise BadInputError([f"{told}, the shortest has {shortest} tokens: allow more, or give fewer examples in them"])
+
+
 def check_tokens(questions: Sequence[Question], config: RunConfig) -> None:
     """Raises BadInputError where the tokenizer has tokens, used here, for which the model has no embedding."""
     known = int(AutoConfig.from_pretrained(fetched(config.model.path, weights=False)).get_text_config().vocab_size)

@@ -34,6 +34,12 @@ class Rounds:
         given = {group.question.question_id for group in self.given}
         return not self.config.sampling.only_given and any(question.question_id not in given for question in self.train)
 
+    def trained_tasks(self, vft: bool) -> set[str]:
+        """The tasks of which questions are trained on, by alignment or by a VFT that is part of the run."""
+        aligned = self.asked_in(in_round("sample", self.config.rounds))
+        of_vft = [question for question in self.train if question.reference] if vft else []
+        return {question.task for question in [*aligned, *of_vft] if question.split == "train"}
+
     @property
     def held_out_in(self) -> str:
         """The stage that samples the held-out questions, in one go with the others where there are others to be sampled."""

@@ -92,6 +92,7 @@ class Run:
             file, most = config.sampling.candidates_file, config.alignment.max_tokens
             given = read_given(file, found.questions, tokenizer, config.prompt.chat, console, most, found.set_aside)
         self.rounds = Rounds(config, self.questions, given)
+        preflight.check_lengths(config, self.rounds.train if self.rounds.samples_for_training else [], self.rounds.held_out)
         if until in (None, "align"):
             preflight.check_boundary(config.alignment, self.rounds.samples_for_training)
         if any(stage.name == "vft" for stage in self.stages()):
@@ -134,7 +135,7 @@ class Run:
             for name in manifests
             if name.startswith("evaluate-")
         }
-        summary = summarise(self.config, {question.task for question in self.rounds.train}, evaluations, rows)
+        summary = summarise(self.config, self.rounds.trained_tasks("vft" in manifests), evaluations, rows)
         if evaluations:
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
             tracking.log_summary(summary)

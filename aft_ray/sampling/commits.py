@@ -62,6 +62,29 @@ def committed(folder: Place) -> pa.Array:
     return pa.array(sorted(found), pa.string())
 
 
+def check_whole(records: Place) -> None:
+    """Raises ValueError with the name of a Parquet file that a disk has changed. Ray Data's reader looks at no sums, and what it
+    reads gets new ones where it is written again."""
+    files: list[Place] = sorted(records.glob("*.parquet")) if records.is_dir() else [records]
+    for file in files:
+        try:
+            pq.ParquetFile(pa.BufferReader(file.read_bytes()), page_checksum_verification=True).read()
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file}: {error}") from error
+
+
+def forget_given_up(folder: Place) -> None:
+    """Removes the records of questions that were given up after attempts, so that they are asked again."""
+    files: list[Place] = list(folder.glob("*.parquet"))
+    for file in files:
+        table = pq.ParquetFile(pa.BufferReader(file.read_bytes())).read()
+        answered = pc.equal(pc.fill_null(pc.struct_field(table["failure"], "attempts"), 0), 0)
+        if not pc.any(answered).as_py():
+            file.unlink()
+        elif not pc.all(answered).as_py():
+            write_whole(table.filter(answered), file)
+
+
 def left_to_do(questions: Place, out: Place, but: frozenset[str]) -> tuple[int, pa.Array]:
     """How many questions of the file have no record in `out` and are not in `but`; the ids of the others, which are in either."""
     done = pc.unique(pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())]))

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from aft_ray.places import Place, atomic_file, remove
+from aft_ray.places import Place, atomic_file
 from aft_ray.sampling.attempts import NothingIsAnsweredError
-from aft_ray.sampling.commits import committed, each_once
+from aft_ray.sampling.commits import committed, each_once, forget_given_up
 from schemas import CandidateGroup, Evaluation, iter_parquet
 
 R = TypeVar("R", CandidateGroup, Evaluation)
@@ -16,14 +16,14 @@ DEAD_LETTERS = "dead_letters.jsonl"
 def answered(folder: Place, record: type[R], expected: Iterable[str], id_of: Callable[[R], str]) -> Iterator[R]:
     """The records of a stream that has ended, one of each question; dead letters are written beside `folder`.
 
-    Raises RuntimeError where questions are missing, NothingIsAnsweredError where all were given up: then their records are
-    removed, so that the same command asks them again.
+    Raises RuntimeError where questions are missing, NothingIsAnsweredError where all were given up, whom the same command asks
+    again.
     """
     committed(folder)  # again: of a stream that outlived its driver something may have come meanwhile
     try:
         yield from keep_dead_letters(folder.parent, each_once(expected, iter_parquet(folder, record), id_of))
     except NothingIsAnsweredError:
-        remove(folder)
+        forget_given_up(folder)
         raise
 
 
@@ -32,6 +32,7 @@ def keep_dead_letters(stage: Place, records: Iterable[R]) -> Iterator[R]:
 
     Raises NothingIsAnsweredError where all are dead letters.
     """
+    (stage / DEAD_LETTERS).unlink(missing_ok=True)
     found, number = [], 0
     for number, record in enumerate(records, start=1):  # noqa: B007
         if record.failure is not None:

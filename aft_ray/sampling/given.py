@@ -92,6 +92,7 @@ def read_given(
     faults: list[str] = []
     left_out: list[str] = []
     found: dict[str, list[GivenCandidate]] = {}
+    whole: set[str] = set()
     for number, row in rows(path, faults):
         where = f"{path}:{number}"
         try:
@@ -107,14 +108,16 @@ def read_given(
             left_out.append(f"{where}: of a question that this run does not use")
         elif question.split != "train":
             left_out.append(f"{where}: {question.question_id} is held out")
-        elif row.get("candidates") is not None and question.question_id in found:
+        elif question.question_id in (found if row.get("candidates") is not None else whole):
             faults.append(f"{where}:question: {question.question_id} stands in the file twice")
         elif candidates:
             found.setdefault(question.question_id, []).extend(candidates)
+            if row.get("candidates") is not None:
+                whole.add(question.question_id)
     faults += [f"{path}:{question_id}: {fault}" for question_id, of in found.items() if (fault := fault_of_merits(of))]
     if faults or not found:
         raise BadInputError(faults or [f"{path}: no candidates of training questions", *left_out])
-    groups = [make_group(of, named.by_id[question_id], tokenizer, chat) for question_id, of in found.items()]
+    groups = [make_group(of, named.by_id[question_id], tokenizer, chat) for question_id, of in sorted(found.items())]
     lengths = [len(group.question.prompt_ids) + len(chain.token_ids) for group in groups for chain in group.candidates]
     told = [f"{path}: {len(lengths):,} chains of {len(groups):,} training questions"]
     if max_tokens is not None and (longer := sum(length > max_tokens for length in lengths)):

@@ -4,6 +4,7 @@ again."""
 import json
 from typing import Any
 
+import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
 from aft_ray.places import Place, make_folder, move_into, remove, write_atomically
@@ -25,8 +26,9 @@ class Leftovers:
         if note.exists() and note.read_text() != now:
             move_into(make_folder(self.aside), self.groups.glob("*.parquet"))
         write_atomically(note, now)
-        self.labelled = len(committed(self.groups))
-        self.to_label = len(committed(self.aside)) if self.aside.exists() else 0
+        labelled = committed(self.groups)
+        aside = committed(self.aside) if self.aside.exists() else labelled
+        self.labelled, self.to_label = len(labelled), pc.sum(pc.invert(pc.is_in(aside, labelled))).as_py() or 0
 
     def label(self, settings: EngineSettings, counter: ActorHandle[Any], but: frozenset[str]) -> None:
         """Those that were set aside, without some questions."""

@@ -21,7 +21,7 @@ from aft_ray.heartbeat import keep_beating
 from aft_ray.labelling import check_candidate, label_group
 from aft_ray.places import Place, for_ray_data, make_folder
 from aft_ray.sampling.attempts import Asking, Attempts, start_or_end
-from aft_ray.sampling.commits import commit, committed, left_to_do, without
+from aft_ray.sampling.commits import check_whole, commit, committed, forget_given_up, left_to_do, without
 from aft_ray.sampling.engine import Engine, EngineSettings, no_more_than_zero, request_seed
 from schemas import Candidate, CandidateGroup, Evaluation, Failure, Question, count_rows, from_table, to_table
 
@@ -186,7 +186,11 @@ def sample_candidates(
 def label_candidates(
     groups: Place, out: Place, settings: EngineSettings, counter: ActorHandle[Any], but: frozenset[str] = frozenset()
 ) -> None:
-    """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions."""
+    """Label, or label anew, the CandidateGroups of Parquet files that are not in `out` already, but those of some questions.
+
+    Raises ValueError with the name of a file that a disk has changed.
+    """
+    check_whole(groups)
     done = pa.concat_arrays([committed(out), pa.array(sorted(but), pa.string())])
     rows = _rows(groups, lambda table: without(table, done), rows_per_block(count_rows(groups), settings), strict=True)
     _label_into(rows, out, settings, counter)
@@ -251,7 +255,7 @@ def evaluate_model(
 
 
 def _write_blocks(blocks: ray.data.Dataset, work: Callable[[pa.Table], pa.Table], out: Place) -> None:
-    """Each block, as `work` makes it, in a file of its own.
+    """Each block, as `work` makes it, in a file of its own. Where the stream fails, who was given up will be asked again.
 
     Ray Data's own write_parquet holds on to a reference a block until its end, and so to what Ray keeps of how that block came
     to be: 50 KB of the driver's memory each, which for a million questions is a gigabyte.
@@ -265,8 +269,13 @@ def _write_blocks(blocks: ray.data.Dataset, work: Callable[[pa.Table], pa.Table]
         return pa.table({"rows": [len(made)]})
 
     written = blocks.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=CPUS_TO_WRITE)
-    for _ in written.iter_batches(batch_size=None):
-        pass
+    try:
+        for _ in written.iter_batches(batch_size=None):
+            pass
+    except Exception:
+        # Where nothing works any more those given up last are to blame for nothing.
+        forget_given_up(folder)
+        raise
 
 
 def engines_at_first(blocks: int, settings: EngineSettings) -> int:

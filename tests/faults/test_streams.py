@@ -21,7 +21,7 @@ from aft_ray.sampling.engine import EngineSettings
 from aft_ray.sampling.relabelling import Leftovers
 from aft_ray.tasks import TASKS
 from aft_ray.tasks.arithmetic import generate
-from schemas import Candidate, CandidateGroup, read_parquet, write_parquet
+from schemas import Candidate, CandidateGroup, Failure, read_parquet, write_parquet
 from tests.conftest import WITHIN
 
 pytestmark = WITHIN
@@ -75,12 +75,30 @@ def small_disk(tmp_path):
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_full_disk_ends_the_stage_with_its_reason_and_with_more_room_it_goes_on(small_disk, tmp_path):
-    ids = groups(tmp_path / "groups")
+    ids, out = groups(tmp_path / "groups"), small_disk / "out"
+    out.mkdir()
+    given_up = read_parquet(tmp_path / "groups", CandidateGroup)[0].model_copy(
+        update={"candidates": (), "failure": Failure(reason="the engine died", attempts=3)}
+    )
+    write_parquet(out / "given_up.parquet", CandidateGroup, [given_up])
     with pytest.raises(Exception, match=os.strerror(errno.ENOSPC)):
-        label(tmp_path / "groups", small_disk / "out")
+        label(tmp_path / "groups", out)
+    assert not (out / "given_up.parquet").exists(), "it should be asked again where all ended"
     subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
-    label(tmp_path / "groups", small_disk / "out")
-    assert labelled_once(ids, small_disk / "out")
+    label(tmp_path / "groups", out)
+    assert labelled_once(ids, out)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_flipped_bit_in_what_is_labelled_anew_ends_the_stage(tmp_path):
+    """Ray Data would not see it, and it would be whole from then on."""
+    groups(tmp_path / "groups")
+    file = tmp_path / "groups" / "groups.parquet"
+    content, (first, *_) = bytearray(file.read_bytes()), read_parquet(file, CandidateGroup)
+    content[content.index(first.question.text.encode()[:8])] ^= 1  # as it stands in the page: what comes out is another text
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"groups\.parquet: .*checksum"):
+        label(tmp_path / "groups", tmp_path / "out")
 
 
 def label_slowly(folder: Path, out: Path) -> None:
@@ -172,7 +190,7 @@ def test_what_was_labelled_in_another_way_is_labelled_anew_and_none_is_lost(tmp_
     assert (left.labelled, left.to_label) == (0, QUESTIONS)
     stream.label_candidates(left.aside, left.groups, settings(), Counter.remote(), but=frozenset(ids[::2]))
     left = Leftovers(work, {"way": 2})
-    assert (left.labelled, left.to_label) == (QUESTIONS // 2, QUESTIONS)
+    assert (left.labelled, left.to_label) == (QUESTIONS // 2, QUESTIONS // 2)
     left = Leftovers(work, {"way": 3})
     assert (left.labelled, left.to_label) == (0, QUESTIONS)
     left.label(replace(settings(), labelling=LabellingConfig(unknown_ended="dropped")), Counter.remote(), but=frozenset(ids[:3]))

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from aft_ray.sampling.attempts import NothingIsAnsweredError
-from aft_ray.sampling.commits import commit, committed, each_once, left_to_do, without
+from aft_ray.sampling.commits import commit, committed, each_once, forget_given_up, left_to_do, without
 from aft_ray.sampling.dead_letters import answered
+from aft_ray.sampling.relabelling import Leftovers
 from schemas import CandidateGroup, Evaluation, Failure, Question, read_parquet, to_table, write_parquet
 
 
@@ -120,6 +121,31 @@ def test_questions_that_were_given_up_are_told_beside_the_others(tmp_path):
     letter = json.loads((tmp_path / "dead_letters.jsonl").read_text())
     assert letter == {"question_id": "b", "task": "t", "reason": "the engine died", "attempts": 3}
     assert len(read_parquet(tmp_path / "groups", CandidateGroup)) == 2
+
+
+def test_what_is_forgotten_are_those_given_up_after_attempts(tmp_path):
+    too_long = group("c").model_copy(update={"failure": Failure(reason="a prompt of 900 tokens", attempts=0)})
+    write_parquet(tmp_path / "1.parquet", CandidateGroup, [group("a"), given_up("b"), too_long])
+    write_parquet(tmp_path / "2.parquet", CandidateGroup, [given_up("d")])
+    forget_given_up(tmp_path)
+    assert sorted(of.question.question_id for of in read_parquet(tmp_path, CandidateGroup)) == ["a", "c"]
+
+
+def test_a_list_of_dead_letters_of_an_earlier_start_goes_with_the_last_of_them(tmp_path):
+    (tmp_path / "groups").mkdir()
+    write_parquet(tmp_path / "groups" / "1.parquet", CandidateGroup, [group("a")])
+    (tmp_path / "dead_letters.jsonl").write_text("{}")
+    assert len(list(answered(tmp_path / "groups", CandidateGroup, "a", lambda of: of.question.question_id))) == 1
+    assert not (tmp_path / "dead_letters.jsonl").exists()
+
+
+def test_what_was_set_aside_and_is_labelled_already_counts_once(tmp_path):
+    """As where the labelling that was changed was interrupted."""
+    for folder, names in (("groups", "ab"), ("groups-before", "bcd")):
+        (tmp_path / folder).mkdir()
+        write_parquet(tmp_path / folder / "1.parquet", CandidateGroup, [group(name) for name in names])
+    left = Leftovers(tmp_path, {"label": "so"})
+    assert (left.labelled, left.to_label) == (2, 2)
 
 
 def test_where_all_were_given_up_the_stage_ends_and_asks_them_again(tmp_path):

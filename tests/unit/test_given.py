@@ -120,7 +120,7 @@ def test_ranks_follow_ranks_or_rewards_or_else_the_labels(tmp_path, questions, t
         (ROW | {"question": "Unheard of?"}, "2:question: 'Unheard of\\?' is no training question"),
         ({"question": ROW["question"], "completion": " "}, "2:completion: expected a text"),
         ({"completion": SHORT}, "2:row: expected question or question_id"),
-        ({"question_id": "train-2", "completion": RIGHT, "rank": 1}, "train-2: expected a rank in every candidate"),
+        ({"question_id": "train-2", "completion": RIGHT, "rank": 1}, "2:question: train-2 stands in the file twice"),
         ({"custom_id": "request-1", "response": {"body": {"choices": []}}}, "2:question: 'request-1' is no training question"),
         (
             {"custom_id": "train-1", "response": {"status_code": 200, "body": {"data": []}}},
@@ -219,6 +219,24 @@ def test_ranks_order_as_rewards_do(tmp_path_factory, questions, tokenizer, rewar
     for one, better in zip(rewards, labelled, strict=True):
         for other, worse in zip(rewards, labelled, strict=True):
             assert (one > other) == (better < worse)
+
+
+def test_trained_on_are_the_tasks_of_questions_that_alignment_or_vft_sees(tmp_path, questions, tokenizer):
+    train = [question for question in questions if question.split == "train"]
+    given = read(tmp_path, questions, tokenizer, ROW)
+    of_others = [q if q == given[0].question else q.model_copy(update={"task": "other", "reference": None}) for q in train]
+
+    def tasks(vft, asked, **sampling):
+        config = RunConfig(
+            name="x", model=ModelConfig(path=Path("m")), task=TaskConfig(name="arithmetic"), sampling=SamplingConfig(**sampling)
+        )
+        return Rounds(config, asked, given).trained_tasks(vft)
+
+    own, only = given[0].question.task, {"only_given": True, "candidates_file": Path("x")}
+    assert tasks(False, of_others) == {own, "other"}
+    assert tasks(False, of_others, **only) == tasks(True, of_others, **only) == {own}
+    with_reference = [question.model_copy(update={"reference": "1", "reference_ids": (5,)}) for question in of_others]
+    assert tasks(True, with_reference, **only) == {own, "other"}
 
 
 def test_a_boundary_to_be_found_is_refused_where_no_chain_will_be_sampled(tmp_path, questions, tokenizer):

@@ -3,8 +3,8 @@
 import pytest
 from transformers import AutoTokenizer
 
-from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, TaskConfig
-from aft_ray.preflight import check_candidates, check_tokens, check_writable
+from aft_ray.config import AlignmentConfig, ModelConfig, RunConfig, SamplingConfig, TaskConfig
+from aft_ray.preflight import check_candidates, check_lengths, check_tokens, check_writable
 from aft_ray.tasks import BadInputError
 from aft_ray.tasks.arithmetic import generate
 from schemas import Candidate, CandidateGroup, write_parquet
@@ -36,6 +36,20 @@ def test_a_token_that_the_model_does_not_know_is_told_by_its_question(questions,
         odd = questions[1].model_copy(update={field: (1, 99_999)})
         with pytest.raises(BadInputError, match=f"token 99999 of question {odd.question_id}, and its vocab_size"):
             check_tokens([questions[0], odd], config)
+
+
+def test_a_split_of_which_no_prompt_is_short_enough_is_refused(questions, tiny_llama):
+    longest = sorted(len(question.prompt_ids) for question in questions)
+    assert longest[0] < longest[-1], "one should be shorter"
+
+    def check(most, *sampled):
+        sampling = SamplingConfig(max_prompt_tokens=most)
+        task, model = TaskConfig(name="arithmetic"), ModelConfig(path=tiny_llama)
+        check_lengths(RunConfig(name="x", model=model, task=task, sampling=sampling), *sampled)
+
+    check(longest[0], questions, [])
+    with pytest.raises(BadInputError, match=f"all 2 train questions have .* the shortest has {longest[0]} tokens"):
+        check(longest[0] - 1, [], questions)
 
 
 @pytest.mark.parametrize(
