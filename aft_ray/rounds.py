@@ -55,7 +55,8 @@ class Rounds:
         return list(self.questions) if self.samples_for_training else [group.question for group in self.given]
 
     def given_in(self, stage: str) -> Sequence[CandidateGroup]:
-        return self.given if stage == "sample" else ()
+        """In an order that is not the file's, which means nothing."""
+        return sorted(self.given, key=lambda group: group.question.question_id) if stage == "sample" else ()
 
     def sampler(self, number: int) -> str:
         """The model that is sampled. Of held-out questions alone: the one that alignment starts from."""

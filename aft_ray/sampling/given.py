@@ -117,7 +117,7 @@ def read_given(
     faults += [f"{path}:{question_id}: {fault}" for question_id, of in found.items() if (fault := fault_of_merits(of))]
     if faults or not found:
         raise BadInputError(faults or [f"{path}: no candidates of training questions", *left_out])
-    groups = [make_group(of, named.by_id[question_id], tokenizer, chat) for question_id, of in sorted(found.items())]
+    groups = [make_group(of, named.by_id[question_id], tokenizer, chat) for question_id, of in found.items()]
     lengths = [len(group.question.prompt_ids) + len(chain.token_ids) for group in groups for chain in group.candidates]
     told = [f"{path}: {len(lengths):,} chains of {len(groups):,} training questions"]
     if max_tokens is not None and (longer := sum(length > max_tokens for length in lengths)):

@@ -239,6 +239,16 @@ def test_trained_on_are_the_tasks_of_questions_that_alignment_or_vft_sees(tmp_pa
     assert tasks(True, with_reference, **only) == {own, "other"}
 
 
+def test_in_what_order_rows_stand_in_the_file_means_nothing(tmp_path, questions, tokenizer):
+    rows = [{"question_id": name, "candidates": [{"text": SHORT}]} for name in ("train-2", "train-1")]
+    config = RunConfig(name="x", model=ModelConfig(path=Path("m")), task=TaskConfig(name="arithmetic"))
+    one, other = (
+        Rounds(config, questions, read(tmp_path, questions, tokenizer, *asked)).given_in("sample") for asked in (rows, rows[::-1])
+    )
+    assert one == other
+    assert [group.question.question_id for group in one] == ["train-1", "train-2"]
+
+
 def test_a_boundary_to_be_found_is_refused_where_no_chain_will_be_sampled(tmp_path, questions, tokenizer):
     train = [question for question in questions if question.split == "train"]
     rows = [{"question": question.text, "candidates": [{"text": "1", "rank": 1}, {"text": "2", "rank": 2}]} for question in train]
